@@ -20,21 +20,45 @@ type Plan struct {
 	Devices       []Device // the default nodes of an OCI /dev, then linux.devices
 	MaskedPaths   []string // absolute and clean
 	ReadonlyPaths []string // absolute and clean
-	Sysctl        map[string]string
-	Domainname    string
+	// Sysctl has the values by path below /proc/sys, as in
+	// net/ipv4/ip_forward. Each belongs to a namespace of the container.
+	Sysctl map[string]string
+	// Hostname and Domainname, "" for what the UTS namespace has. LXC sets
+	// the host name in a new namespace (lxc.uts.name), but not in one that
+	// is joined.
+	Hostname, Domainname string
+
+	// BoundDev says that a bind mount covers /dev: it has its own ptmx,
+	// console and links, and Devices has nothing below it.
+	BoundDev bool
 
 	// Namespaces of the spec, by type. A type that is missing is the host's.
 	Namespaces map[specs.LinuxNamespaceType]Namespace
 	// CgroupsPath is linux.cgroupsPath as given, in either form; may be "".
 	CgroupsPath string
-	// Resources of the spec with the device rules completed: what every OCI
-	// runtime allows (null, zero, full, random, urandom, tty, console, ptmx,
-	// pts/*, mknod of anything) follows the rules of the spec.
+	// Resources of the spec with the device rules completed: they start from
+	// a rule for everything, and end with what every OCI runtime allows (null,
+	// zero, full, random, urandom, tty, ptmx, pts/*, net/tun, mknod of
+	// anything). Never nil.
 	Resources *specs.LinuxResources
 
 	Process *specs.Process // validated; ProcessOps translates it
-	Seccomp *specs.LinuxSeccomp
-	Hooks   *specs.Hooks
+	// Personality is the execution domain of personality(2), nil to leave it.
+	Personality *uint32
+	Seccomp     *specs.LinuxSeccomp
+	// Filter is Seccomp, compiled; nil for no filter.
+	Filter *Filter
+	Hooks  *specs.Hooks
+
+	// Warnings say what is not done that the spec asks for, where the
+	// runtime-spec itself wants a warning and no error.
+	Warnings []string
+}
+
+// Filter is a seccomp program and the flags to load it with.
+type Filter struct {
+	Program []byte // an array of struct sock_filter
+	Flags   uint32 // SECCOMP_FILTER_FLAG_
 }
 
 // Namespace is one entry of linux.namespaces.
@@ -113,3 +137,7 @@ type Device struct {
 	Mode         uint32 // permission bits
 	UID, GID     uint32
 }
+
+var mountKinds = [...]string{"bind", "fs", "proc", "cgroup", "remount"}
+
+func (k MountKind) String() string { return mountKinds[k] }

@@ -7,6 +7,7 @@ package lxcconf
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -40,29 +41,67 @@ func Marshal(lines []Line) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+const keyChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
 func (l Line) check() error {
-	if !strings.HasPrefix(l.Key, "lxc.") || strings.Trim(l.Key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
+	if !strings.HasPrefix(l.Key, "lxc.") || strings.Trim(l.Key, keyChars) != "" {
 		return fmt.Errorf("lxc configuration key %q: %w", l.Key, errdefs.ErrInvalidArgument)
 	}
-	if i := strings.IndexFunc(l.Value, func(r rune) bool { return r < ' ' || r == 0x7f }); i >= 0 {
-		return fmt.Errorf("lxc configuration value %s = %q: control character: %w", l.Key, l.Value, errdefs.ErrInvalidArgument)
+	if strings.ContainsFunc(l.Value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return l.invalid("control character")
 	}
 	// LXC trims blanks, and one pair of quotes around the whole value.
-	if v := strings.Trim(l.Value, " \t"); v != l.Value || quoted(v) {
-		return fmt.Errorf("lxc configuration value %s = %q: blanks or quotes around it would be lost: %w", l.Key, l.Value, errdefs.ErrInvalidArgument)
+	if strings.Trim(l.Value, " ") != l.Value || quoted(l.Value) {
+		return l.invalid("blanks or quotes around it would be lost")
+	}
+	if l.Key == mountEntry {
+		return l.checkMountEntry()
 	}
 	return nil
+}
+
+func (l Line) invalid(why string) error {
+	return fmt.Errorf("lxc configuration value %s = %q: %s: %w", l.Key, l.Value, why, errdefs.ErrInvalidArgument)
 }
 
 func quoted(v string) bool {
 	return len(v) > 1 && (v[0] == '"' || v[0] == '\'') && v[len(v)-1] == v[0]
 }
 
-// MountEntry returns an lxc.mount.entry line (fstab(5) syntax) with blanks in
-// the fields escaped as \040.
+const (
+	mountEntry = "lxc.mount.entry"
+
+	// maxMountEntry is a bit less than the 4096 bytes into which LXC reads an
+	// entry with getmntent_r(3), which cuts a longer one.
+	maxMountEntry = 4000
+)
+
+// checkMountEntry refuses what getmntent(3) would read as something else.
+func (l Line) checkMountEntry() error {
+	if l.Value == "" {
+		return nil // forgets the entries before
+	}
+	fields := strings.Split(l.Value, " ")
+	switch {
+	case len(fields) != 6 || slices.Contains(fields, ""):
+		return l.invalid("not the six fields of fstab(5)")
+	case strings.HasPrefix(l.Value, "#"):
+		return l.invalid("would be a comment")
+	case len(l.Value) > maxMountEntry:
+		return l.invalid(fmt.Sprintf("longer than %d bytes", maxMountEntry))
+	}
+	return nil
+}
+
+// fstabEscape is what getmntent(3) reverses.
+var fstabEscape = strings.NewReplacer(`\`, `\134`, " ", `\040`, "\t", `\011`, "\n", `\012`)
+
+// MountEntry returns an lxc.mount.entry line. target is relative to the root
+// file system of the container.
 func MountEntry(source, target, fstype, options string) Line {
-	esc := strings.NewReplacer(`\`, `\134`, " ", `\040`)
-	return Set("lxc.mount.entry", strings.Join([]string{
-		esc.Replace(source), esc.Replace(strings.TrimPrefix(target, "/")), fstype, options, "0", "0",
-	}, " "))
+	fields := []string{source, strings.TrimPrefix(target, "/"), fstype, options, "0", "0"}
+	for i, f := range fields {
+		fields[i] = fstabEscape.Replace(f)
+	}
+	return Set(mountEntry, strings.Join(fields, " "))
 }

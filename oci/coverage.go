@@ -1,0 +1,97 @@
+package oci
+
+import (
+	"slices"
+	"strings"
+)
+
+// Place is where a property of the spec is applied.
+type Place string
+
+// The places.
+const (
+	InConfig    Place = "LXC configuration" // a key of the container's configuration
+	Outside     Place = "from outside"      // by the shim, while the helper waits
+	InHelper    Place = "helper"            // an operation of the helper
+	InShim      Place = "shim"              // what the shim itself reads, or does
+	Refused     Place = "refused"           // an error, if it is set
+	Unsupported Place = "refused (platform)"
+)
+
+// Coverage is what happens with a property of the spec and everything below
+// it that has no entry of its own.
+type Coverage struct {
+	// Path has the names of JSON; [] is any element of an array, {} any
+	// value of a map.
+	Path  string
+	Place Place
+	Note  string
+}
+
+// FieldCoverage lists every property of the runtime-spec. It is what the
+// package does, not what it is meant to do: tests hold it against the spec's
+// own types, and against Translate.
+func FieldCoverage() []Coverage {
+	table := []Coverage{
+		{"ociVersion", InShim, "any 1.x; a warning if it is newer than the one known"},
+		{"annotations", InShim, "given to hooks"},
+
+		{"root.path", Outside, "relative to the bundle"},
+		{"root.readonly", Outside, "mount_setattr(2) of the root, at the end"},
+		{"hostname", InConfig, "lxc.uts.name; sethostname(2) in a UTS namespace that is joined"},
+		{"domainname", Outside, "setdomainname(2) in the UTS namespace"},
+
+		{"mounts[].destination", Outside, "resolved inside the root, never outside of it"},
+		{"mounts[].type", Outside, "file system, or nothing for a bind mount"},
+		{"mounts[].source", Outside, "of a bind mount relative to the bundle"},
+		{"mounts[].options", Outside, "see the table of mount options"},
+		{"mounts[].uidMappings", Refused, ""},
+		{"mounts[].gidMappings", Refused, ""},
+
+		{"hooks.prestart", InShim, "in the runtime's namespaces, during create"},
+		{"hooks.createRuntime", InShim, "in the runtime's namespaces, during create"},
+		{"hooks.createContainer", Refused, ""},
+		{"hooks.startContainer", Refused, ""},
+		{"hooks.poststart", InShim, "in the runtime's namespaces, after start"},
+		{"hooks.poststop", InShim, "in the runtime's namespaces, during delete"},
+
+		{"process.terminal", InHelper, "a terminal of the container's devpts"},
+		{"process.consoleSize", Outside, "TIOCSWINSZ; without a terminal it is not looked at"},
+		{"process.cwd", InHelper, "chdir(2) as root"},
+		{"process.env", InHelper, "the last value of a variable counts; HOME is added"},
+		{"process.args", InHelper, "looked up with the user's rights, at create"},
+		{"process.user.uid", InHelper, "setresuid(2)"},
+		{"process.user.gid", InHelper, "setresgid(2)"},
+		{"process.user.umask", InHelper, "0022 if it is not set"},
+		{"process.user.additionalGids", InHelper, "setgroups(2)"},
+		{"process.capabilities", InHelper, "all five sets; what can not be granted is a warning"},
+		{"process.rlimits", InHelper, "prlimit(2), as root"},
+		{"process.noNewPrivileges", InHelper, "prctl(2)"},
+		{"process.oomScoreAdj", Outside, "/proc/PID/oom_score_adj"},
+
+		{"linux.namespaces", InConfig, "lxc.namespace.clone and lxc.namespace.share; mount always new, cgroup and time not joined, no user namespaces"},
+		{"linux.sysctl", Outside, "of the container's network, IPC and UTS namespaces only"},
+		{"linux.cgroupsPath", InConfig, "lxc.cgroup.dir.container"},
+		{"linux.resources", Outside, "cgroup files; devices by v1 files or a BPF program"},
+		{"linux.devices", Outside, "mknod(2)"},
+		{"linux.seccomp", InHelper, "compiled to BPF; no SCMP_ACT_NOTIFY"},
+		{"linux.rootfsPropagation", Outside, "mount_setattr(2) of the root"},
+		{"linux.maskedPaths", Outside, "an empty tmpfs, or /dev/null"},
+		{"linux.readonlyPaths", Outside, "mount_setattr(2) of a clone"},
+		{"linux.personality", InHelper, "personality(2)"},
+	}
+	for _, r := range slices.Concat(processRefusals, refusals) {
+		place := Refused
+		if r.reason == otherPlatform {
+			place = Unsupported
+		}
+		table = append(table, Coverage{r.path, place, ""})
+	}
+	return table
+}
+
+// covers says whether an entry at path is about field.
+func covers(path, field string) bool {
+	rest, ok := strings.CutPrefix(field, path)
+	return ok && (rest == "" || strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "[]") || strings.HasPrefix(rest, "{}"))
+}

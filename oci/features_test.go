@@ -1,0 +1,77 @@
+package oci
+
+import (
+	"encoding/json"
+	"runtime"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cageforge/containerd-shim-nexcage/oci/seccomp"
+)
+
+// Everything that the document lists is accepted.
+func TestFeaturesAreHonoured(t *testing.T) {
+	f := Features()
+	for _, o := range f.MountOptions {
+		_, err := Translate(bundleDir, minimal(mounts(specs.Mount{Destination: "/x", Type: "tmpfs", Source: "/src", Options: []string{o}})))
+		assert.NoError(t, err, o)
+	}
+	for _, name := range f.Hooks {
+		s := minimal()
+		s.Hooks = &specs.Hooks{}
+		require.NoError(t, json.Unmarshal([]byte(`{"`+name+`": [{"path": "/x"}]}`), s.Hooks))
+		p, err := Translate(bundleDir, s)
+		require.NoError(t, err, name)
+		assert.NotEqual(t, &specs.Hooks{}, p.Hooks)
+	}
+	for _, name := range f.Linux.Namespaces {
+		list := []specs.LinuxNamespace{newNS(specs.LinuxNamespaceType(name))}
+		if name != "mount" {
+			list = append(list, newNS("mount"))
+		}
+		translate(t, namespaces(list...))
+	}
+	_, warnings := capabilitiesOf(&specs.LinuxCapabilities{Bounding: f.Linux.Capabilities})
+	assert.Empty(t, warnings)
+}
+
+func TestFeaturesOfWhichClientsDepend(t *testing.T) {
+	f := Features()
+	assert.Contains(t, f.MountOptions, "rro", "containerd's CRI and its tests look for it")
+	assert.NotContains(t, f.MountOptions, "idmap")
+	assert.False(t, *f.Linux.MountExtensions.IDMap.Enabled)
+	assert.NotContains(t, f.Linux.Namespaces, "user")
+	assert.Equal(t, []string{"prestart", "createRuntime", "poststart", "poststop"}, f.Hooks)
+	assert.Len(t, f.Linux.Capabilities, 41)
+}
+
+func TestSeccompFeatures(t *testing.T) {
+	compiles := func(change func(*specs.LinuxSeccomp)) bool {
+		s := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}
+		change(s)
+		_, _, err := seccomp.Compile(s, runtime.GOARCH)
+		return err == nil
+	}
+	f := Features().Linux.Seccomp
+	for _, a := range append(f.Actions, "SCMP_ACT_NOTIFY") {
+		ok := compiles(func(s *specs.LinuxSeccomp) { s.DefaultAction = specs.LinuxSeccompAction(a) })
+		assert.Equal(t, a != "SCMP_ACT_NOTIFY", ok, a)
+	}
+	for _, op := range append(f.Operators, "SCMP_CMP_X") {
+		ok := compiles(func(s *specs.LinuxSeccomp) {
+			s.Syscalls = []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Op: specs.LinuxSeccompOperator(op)}}}}
+		})
+		assert.Equal(t, op != "SCMP_CMP_X", ok, op)
+	}
+	for _, a := range append(f.Archs, "SCMP_ARCH_X") {
+		ok := compiles(func(s *specs.LinuxSeccomp) { s.Architectures = []specs.Arch{specs.Arch(a)} })
+		assert.Equal(t, a != "SCMP_ARCH_X", ok, a)
+	}
+	for _, flag := range append(f.KnownFlags, string(specs.LinuxSeccompFlagWaitKillableRecv)) {
+		ok := compiles(func(s *specs.LinuxSeccomp) { s.Flags = []specs.LinuxSeccompFlag{specs.LinuxSeccompFlag(flag)} })
+		assert.Equal(t, flag != string(specs.LinuxSeccompFlagWaitKillableRecv), ok, flag)
+	}
+}

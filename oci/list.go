@@ -1,0 +1,35 @@
+package oci
+
+import (
+	"strconv"
+	"strings"
+)
+
+// maxListed is the highest number in a list of CPUs or memory nodes. Linux
+// can be built for 8192 CPUs, and for 1024 nodes.
+const maxListed = 1 << 16
+
+// checkList checks a list of CPUs or memory nodes in the format of cpuset(7),
+// as in 0-3,7. An empty one is no list, and not wrong.
+func checkList(path, list string) error {
+	if list == "" {
+		return nil
+	}
+	for _, part := range strings.Split(list, ",") {
+		first, last, isRange := strings.Cut(part, "-")
+		a, ok := listed(first)
+		b := a
+		if ok && isRange {
+			b, ok = listed(last)
+		}
+		if !ok || b < a {
+			return invalid(path, list, "is not a list of numbers and ranges, as in 0-3,7")
+		}
+	}
+	return nil
+}
+
+func listed(s string) (n uint64, ok bool) {
+	n, err := strconv.ParseUint(s, 10, 64)
+	return n, err == nil && n <= maxListed
+}

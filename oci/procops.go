@@ -1,0 +1,167 @@
+package oci
+
+import (
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/cageforge/containerd-shim-nexcage/oci/initop"
+)
+
+// ProcessOptions is what a process needs that is not in its spec.
+type ProcessOptions struct {
+	// Stdin, Stdout and Stderr are the process's ends. With a terminal,
+	// Stdin is its slave, and the others are not looked at.
+	Stdin, Stdout, Stderr initop.FD
+	// Terminal makes Stdin the controlling terminal.
+	Terminal bool
+
+	// Seccomp is the program of Plan.Filter, nil for none.
+	Seccomp      []byte
+	SeccompFlags uint32
+	// Personality of Plan; nil leaves it.
+	Personality *uint32
+
+	// Home finds the user's home directory (see HomeDir), for a process
+	// whose environment has no HOME. It is called only then. nil, or "" as
+	// its result, means "/".
+	Home func() string
+	// Available are the capabilities that the runtime has, as 1<<CAP_x: no
+	// other is granted (see MissingCapabilities). 0 means all.
+	Available uint64
+}
+
+// defaultUmask is what the other runtimes give a process whose spec has none.
+const defaultUmask = 0o022
+
+// ProcessOps translates a process that CheckProcess found right into the
+// operations that make the helper this process. prepare goes up to where
+// everything that may be wrong with the process has shown: it is for create,
+// so that a missing executable fails there, as with runc. start executes it.
+//
+// The order is the one that runc has, as far as a process or its errors can
+// tell: limits and working directory as root, then the user, and the final
+// capabilities before the executable is looked up.
+func ProcessOps(p *specs.Process, o ProcessOptions) (prepare, start []initop.Op, err error) {
+	if _, err := CheckProcess(p); err != nil {
+		return nil, nil, err
+	}
+	caps, _ := capabilitiesOf(p.Capabilities)
+	if o.Available != 0 {
+		caps = caps.within(o.Available)
+	}
+	prepare = append(prepare, sessionOps(o)...)
+	prepare = append(prepare, limitOps(p, o)...)
+	prepare = append(prepare, userOps(p, caps, needsAdmin(p, o))...)
+	prepare = append(prepare, initop.Lookup(p.Args[0], getenv(p.Env, "PATH")))
+
+	start = append(start, initop.CloseFrom(3))
+	start = append(start, filterOps(p, o, caps)...)
+	start = append(start, initop.Exec(p.Args, prepareEnv(p.Env, o.Home)))
+	return prepare, start, nil
+}
+
+// sessionOps give the process its own session and its standard streams. It
+// leads a session even without a terminal.
+func sessionOps(o ProcessOptions) []initop.Op {
+	out, err := o.Stdout, o.Stderr
+	if o.Terminal {
+		out, err = o.Stdin, o.Stdin
+	}
+	ops := []initop.Op{
+		initop.ResetSignals(),
+		initop.SetSID(),
+		initop.Dup2(o.Stdin, unix.Stdin),
+		initop.Dup2(out, unix.Stdout),
+		initop.Dup2(err, unix.Stderr),
+	}
+	if o.Terminal {
+		ops = append(ops, initop.SetCTTY(unix.Stdin))
+	}
+	return ops
+}
+
+// limitOps are done while the process is root, with all capabilities. So is
+// chdir: root may enter a directory that the user may not, and runc lets it.
+func limitOps(p *specs.Process, o ProcessOptions) []initop.Op {
+	var ops []initop.Op
+	if o.Personality != nil {
+		ops = append(ops, initop.Personality(*o.Personality))
+	}
+	for _, l := range p.Rlimits {
+		ops = append(ops, initop.RLimit(rlimits[l.Type], l.Soft, l.Hard))
+	}
+	umask := uint32(defaultUmask)
+	if p.User.Umask != nil {
+		umask = *p.User.Umask
+	}
+	return append(ops, initop.Umask(umask), initop.Chdir(p.Cwd))
+}
+
+const capSysAdmin = uint64(1) << unix.CAP_SYS_ADMIN
+
+// needsAdmin says that the filter can only be loaded with CAP_SYS_ADMIN,
+// because the process may gain privileges later.
+func needsAdmin(p *specs.Process, o ProcessOptions) bool {
+	return o.Seccomp != nil && !p.NoNewPrivileges
+}
+
+// userOps change to the user and to its capabilities, the effective ones
+// being final: execve and what is before it have the rights that they should
+// have. A permitted CAP_SYS_ADMIN may be left for the filter.
+func userOps(p *specs.Process, caps capSets, admin bool) []initop.Op {
+	permitted := caps.permitted
+	if admin {
+		permitted |= capSysAdmin
+	}
+	return []initop.Op{
+		initop.DropBounding(caps.bounding),
+		initop.KeepCaps(),
+		initop.SetGroups(p.User.AdditionalGids),
+		initop.SetGID(p.User.GID),
+		initop.SetUID(p.User.UID),
+		initop.SetCaps(caps.effective, permitted, caps.inheritable),
+		initop.SetAmbient(caps.ambient),
+	}
+}
+
+// filterOps load the seccomp filter: as late as possible, since what comes
+// after it must be allowed by it. That is execve, and capset if CAP_SYS_ADMIN
+// was needed and is not the process's own.
+func filterOps(p *specs.Process, o ProcessOptions, caps capSets) []initop.Op {
+	if p.NoNewPrivileges {
+		ops := []initop.Op{initop.NoNewPrivs()}
+		if o.Seccomp != nil {
+			ops = append(ops, initop.Seccomp(o.Seccomp, o.SeccompFlags))
+		}
+		return ops
+	}
+	if o.Seccomp == nil {
+		return nil
+	}
+	load := initop.Seccomp(o.Seccomp, o.SeccompFlags)
+	if caps.effective&capSysAdmin != 0 {
+		return []initop.Op{load}
+	}
+	return []initop.Op{
+		initop.SetCaps(caps.effective|capSysAdmin, caps.permitted|capSysAdmin, caps.inheritable),
+		load,
+		initop.SetCaps(caps.effective, caps.permitted, caps.inheritable),
+	}
+}
+
+// ExecProcess completes the process of an exec with what it has from the
+// container's own process, as runc does: capabilities if it has none, and
+// limits if it has none.
+func ExecProcess(container, p *specs.Process) *specs.Process {
+	exec := *p
+	if exec.Capabilities == nil {
+		exec.Capabilities = container.Capabilities
+	}
+	if len(exec.Rlimits) == 0 {
+		exec.Rlimits = container.Rlimits
+	}
+	if exec.User.Umask == nil {
+		exec.User.Umask = container.User.Umask
+	}
+	return &exec
+}

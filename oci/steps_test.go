@@ -1,0 +1,133 @@
+package oci
+
+import (
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func sysctl(kv map[string]string) func(*specs.Spec) {
+	return func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, newNS("network"), joinNS("ipc", "/i"), newNS("uts"))
+		s.Linux.Sysctl = kv
+	}
+}
+
+func TestSysctls(t *testing.T) {
+	p := translate(t, sysctl(map[string]string{
+		"net.ipv4.ip_forward":              "1",
+		"net/ipv4/conf/eno2.100/rp_filter": "2",
+		"net.ipv4.conf.eno3/7.rp_filter":   "3",
+		"kernel.shm_rmid_forced":           "1",
+		"fs.mqueue.msg_max":                "10",
+		"kernel.domainname":                "x",
+	}))
+	assert.Equal(t, map[string]string{
+		"net/ipv4/ip_forward":              "1",
+		"net/ipv4/conf/eno2.100/rp_filter": "2",
+		"net/ipv4/conf/eno3.7/rp_filter":   "3",
+		"kernel/shm_rmid_forced":           "1",
+		"fs/mqueue/msg_max":                "10",
+		"kernel/domainname":                "x",
+	}, p.Sysctl)
+}
+
+func TestSysctlsThatAreRefused(t *testing.T) {
+	one := func(name string) func(*specs.Spec) { return sysctl(map[string]string{name: "1"}) }
+	host := func(name string) func(*specs.Spec) {
+		return func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{name: "1"} }
+	}
+	testRefused(t, []refusedCase{
+		{"of the host", one("vm.swappiness"), `linux.sysctl["vm.swappiness"]: belongs to no namespace: it would be the host's`, nil},
+		{"host network", host("net.core.somaxconn"), `linux.sysctl["net.core.somaxconn"]: needs a "network" namespace: it would be the host's`, nil},
+		{"host ipc", host("kernel.sem"), `linux.sysctl["kernel.sem"]: needs a "ipc" namespace: it would be the host's`, nil},
+		{"host name of the host", host("kernel.domainname"), `linux.sysctl["kernel.domainname"]: needs a "uts" namespace: it would be the host's`, nil},
+		{"user namespaces", one("user.max_user_namespaces"), `linux.sysctl["user.max_user_namespaces"]: needs a "user" namespace: it would be the host's`, nil},
+		{"host name", one("kernel.hostname"), `linux.sysctl["kernel.hostname"]: is not to be set here: hostname is the property for it`, nil},
+		{"up", one("net/../kernel/core_pattern"), `linux.sysctl["net/../kernel/core_pattern"]: is not the name of a sysctl`, nil},
+		{"up with dots", one("net.//.kernel.core_pattern"), `linux.sysctl["net.//.kernel.core_pattern"]: is not the name of a sysctl`, nil},
+		{"double", one("net..x"), `linux.sysctl["net..x"]: is not the name of a sysctl`, nil},
+		{"empty", one(""), `linux.sysctl[""]: is not the name of a sysctl`, nil},
+		{"NUL", one("net.\x00"), `linux.sysctl["net.\x00"]: "net.\x00" has a NUL byte`, nil},
+		{"NUL in the value", sysctl(map[string]string{"net.x": "\x00"}), `linux.sysctl["net.x"]: "\x00" has a NUL byte`, nil},
+		{"twice", sysctl(map[string]string{"net.x": "1", "net/x": "2"}), `linux.sysctl["net/x"]: is there twice, as net/x`, nil},
+	})
+}
+
+func TestPathsInTheContainer(t *testing.T) {
+	p := translate(t, func(s *specs.Spec) {
+		s.Linux.MaskedPaths = []string{"/proc//kcore", "/../etc/"}
+		s.Linux.ReadonlyPaths = []string{"/proc/sys"}
+		s.Linux.CgroupsPath = "system.slice:cri:x"
+	})
+	assert.Equal(t, []string{"/proc/kcore", "/etc"}, p.MaskedPaths)
+	assert.Equal(t, []string{"/proc/sys"}, p.ReadonlyPaths)
+	assert.Equal(t, "system.slice:cri:x", p.CgroupsPath)
+
+	cgroup := func(v string) func(*specs.Spec) { return func(s *specs.Spec) { s.Linux.CgroupsPath = v } }
+	testRefused(t, []refusedCase{
+		{"masked", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/a", "b"} }, `linux.maskedPaths[1]: "b" is not an absolute path`, nil},
+		{"readonly", func(s *specs.Spec) { s.Linux.ReadonlyPaths = []string{"/\x00"} }, `linux.readonlyPaths[0]: "/\x00" has a NUL byte`, nil},
+		{"cgroup newline", cgroup("/a\nlxc.x = y"), `linux.cgroupsPath: "/a\nlxc.x = y" has a control character`, nil},
+		{"cgroup up", cgroup("/a/../../b"), `linux.cgroupsPath: "/a/../../b" has a ".." in it`, nil},
+	})
+}
+
+func TestHooks(t *testing.T) {
+	good := &specs.Hooks{
+		//lint:ignore SA1019 deprecated, but in use
+		Prestart:      []specs.Hook{{Path: "/a"}},
+		CreateRuntime: []specs.Hook{{Path: "/b", Args: []string{"b", "c"}, Env: []string{"A=b"}, Timeout: ptr(1)}},
+		Poststart:     []specs.Hook{{Path: "/c"}},
+		Poststop:      []specs.Hook{{Path: "/d"}},
+	}
+	p := translate(t, func(s *specs.Spec) { s.Hooks = good })
+	assert.Same(t, good, p.Hooks)
+
+	hook := func(h specs.Hook) func(*specs.Spec) {
+		return func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/a"}, h}} }
+	}
+	testRefused(t, []refusedCase{
+		{"no path", hook(specs.Hook{}), `hooks.poststop[1].path: "" is not an absolute path`, nil},
+		{"relative", hook(specs.Hook{Path: "a"}), `hooks.poststop[1].path: "a" is not an absolute path`, nil},
+		{"timeout", hook(specs.Hook{Path: "/a", Timeout: ptr(0)}), `hooks.poststop[1].timeout: 0 is not more than 0 seconds`, nil},
+		{"NUL in path", hook(specs.Hook{Path: "/\x00"}), `hooks.poststop[1].path: "/\x00" has a NUL byte`, nil},
+		{"NUL in args", hook(specs.Hook{Path: "/a", Args: []string{"\x00"}}), `hooks.poststop[1].args[0]: "\x00" has a NUL byte`, nil},
+		{"NUL in env", hook(specs.Hook{Path: "/a", Env: []string{"\x00"}}), `hooks.poststop[1].env[0]: "\x00" has a NUL byte`, nil},
+		{
+			"createContainer", func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/a"}}} },
+			"hooks.createContainer: is not supported by the LXC backend yet", errdefs.ErrNotImplemented,
+		},
+		{
+			"startContainer", func(s *specs.Spec) { s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/a"}}} },
+			"hooks.startContainer: is not supported by the LXC backend yet", errdefs.ErrNotImplemented,
+		},
+	})
+}
+
+func TestSeccompFilter(t *testing.T) {
+	assert.Nil(t, translate(t).Filter)
+	empty := translate(t, func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} })
+	assert.Nil(t, empty.Filter, "no default action and no rules is no filter")
+
+	p := translate(t, func(s *specs.Spec) {
+		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"SECCOMP_FILTER_FLAG_LOG"}}
+	})
+	require.NotNil(t, p.Filter)
+	assert.NotEmpty(t, p.Filter.Program)
+	assert.Equal(t, uint32(2), p.Filter.Flags)
+
+	for path, s := range map[string]specs.LinuxSeccomp{
+		"linux.seccomp.defaultAction":      {DefaultAction: "SCMP_ACT_X"},
+		"linux.seccomp.syscalls[0].action": {DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: "X"}}},
+	} {
+		_, err := Translate(bundleDir, minimal(func(spec *specs.Spec) { spec.Linux.Seccomp = &s }))
+		var field *FieldError
+		require.ErrorAs(t, err, &field)
+		assert.Equal(t, path, field.Path)
+		assert.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+	}
+}

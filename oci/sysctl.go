@@ -1,0 +1,96 @@
+package oci
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// ipcSysctls belong to the IPC namespace, as does everything in fs.mqueue
+// (ipc_namespaces(7)).
+var ipcSysctls = []string{
+	"kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem",
+	"kernel/shmall", "kernel/shmmax", "kernel/shmmni", "kernel/shm_rmid_forced",
+}
+
+// translateSysctl takes what belongs to a namespace that the container has,
+// as runc does; everything else is the host's.
+func translateSysctl(in input, p *Plan) error {
+	for _, name := range sortedKeys(in.linux.Sysctl) {
+		path := key("linux.sysctl", name)
+		file, err := sysctlFile(path, name)
+		if err != nil {
+			return err
+		}
+		if err := p.checkSysctl(path, file); err != nil {
+			return err
+		}
+		value := in.linux.Sysctl[name]
+		if err := noNUL(path, value); err != nil {
+			return err
+		}
+		if _, ok := p.Sysctl[file]; ok {
+			return invalid(path, nil, "is there twice, as %s", file)
+		}
+		if p.Sysctl == nil {
+			p.Sysctl = map[string]string{}
+		}
+		p.Sysctl[file] = value
+	}
+	return nil
+}
+
+// sysctlFile is the path of a sysctl below /proc/sys. Of a name both forms of
+// sysctl(8) are good: net.ipv4.conf.eth0/1.forwarding, where a slash is a dot
+// in the path, and net/ipv4/conf/eth0.1/forwarding.
+func sysctlFile(path, name string) (string, error) {
+	if err := noNUL(path, name); err != nil {
+		return "", err
+	}
+	file := name
+	if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
+		file = strings.Map(func(r rune) rune {
+			switch r {
+			case '.':
+				return '/'
+			case '/':
+				return '.'
+			}
+			return r
+		}, name)
+	}
+	for _, part := range strings.Split(file, "/") {
+		if part == "" || part == "." || part == ".." {
+			return "", invalid(path, nil, "is not the name of a sysctl")
+		}
+	}
+	return file, nil
+}
+
+func (p *Plan) checkSysctl(path, file string) error {
+	space := sysctlNamespace(file)
+	switch {
+	case file == "kernel/hostname":
+		return invalid(path, nil, "is not to be set here: hostname is the property for it")
+	case space == "":
+		return invalid(path, nil, "belongs to no namespace: it would be the host's")
+	case !p.has(space):
+		return invalid(path, nil, "needs a %q namespace: it would be the host's", string(space))
+	}
+	return nil
+}
+
+func sysctlNamespace(file string) specs.LinuxNamespaceType {
+	switch {
+	case strings.HasPrefix(file, "net/"):
+		return specs.NetworkNamespace
+	case slices.Contains(ipcSysctls, file), strings.HasPrefix(file, "fs/mqueue/"):
+		return specs.IPCNamespace
+	case file == "kernel/domainname":
+		return specs.UTSNamespace
+	case strings.HasPrefix(file, "user/"):
+		return specs.UserNamespace
+	}
+	return ""
+}
