@@ -57,6 +57,7 @@ func Reap(ctx context.Context) {
 	sig := make(chan os.Signal, 32)
 	signal.Notify(sig, unix.SIGCHLD)
 	defer signal.Stop(sig)
+	_ = reaper.Reap() // who ended before gave no signal
 	for {
 		select {
 		case <-ctx.Done():

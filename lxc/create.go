@@ -1,0 +1,302 @@
+package lxc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/helper"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/hook"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/native"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/rootfs"
+	"github.com/cageforge/containerd-shim-nexcage/oci"
+	"github.com/cageforge/containerd-shim-nexcage/oci/initop"
+)
+
+// Request asks for a container.
+type Request struct {
+	Namespace string // of containerd
+	ID        string
+	Bundle    string        // absolute
+	Spec      *specs.Spec   // of the bundle
+	StateDir  string        // the container's own directory, which exists
+	Rootfs    []mount.Mount // for bundle/rootfs; none if root.path is ready
+	Stdio     Stdio
+	IOUID     uint32 // owner of the pipes
+	IOGID     uint32
+	Host      *native.Host
+	Joiner    *helper.Joiner // starts execs
+	// Broadcast takes the exit status from lxc-monitord, where the kernel does
+	// not keep it (pidfd.KeepsStatus).
+	Broadcast bool
+
+	// Save keeps what Destroy needs when the shim has died. It is called
+	// before anything is made that outlives the shim, and again as more is
+	// known.
+	Save func(Record) error
+}
+
+// connectTimeout bounds the start of LXC, from lxc-start to the helper's
+// connection. It is only met when LXC hangs.
+const connectTimeout = 60 * time.Second
+
+// creation is a container on its way; undo takes back what was done so far.
+type creation struct {
+	*Container
+	cgroup string // below the root of each hierarchy
+	undo   []func(context.Context) error
+}
+
+func (c *creation) onFailure(f func(context.Context) error) { c.undo = append(c.undo, f) }
+
+// Create makes the container, up to its init process, which waits for Start.
+// If it fails, nothing is left of it.
+func Create(ctx context.Context, r Request) (_ *Container, retErr error) {
+	c := &creation{Container: &Container{request: r}}
+	defer func() {
+		for i := len(c.undo) - 1; i >= 0 && retErr != nil; i-- {
+			retErr = errors.Join(retErr, c.undo[i](context.WithoutCancel(ctx)))
+		}
+	}()
+	phases := []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"translate", c.translate},
+		{"cgroup", c.limit},
+		{"mount", c.mount},
+		{"stdio", c.openIO},
+		{"lxc", c.boot},
+		{"rootfs", c.build},
+		{"hooks", c.runCreateHooks},
+		{"process", c.prepare},
+	}
+	fields := log.Fields{"id": r.ID}
+	for _, p := range phases {
+		start := time.Now()
+		if err := p.do(ctx); err != nil {
+			return nil, fmt.Errorf("OCI runtime create failed: %w", err)
+		}
+		fields[p.name] = time.Since(start).Round(time.Microsecond).String()
+	}
+	log.G(ctx).WithFields(fields).Debug("created LXC container")
+	go c.watch(context.WithoutCancel(ctx))
+	return c.Container, nil
+}
+
+func (c *creation) translate(ctx context.Context) (err error) {
+	c.spec = c.request.Spec
+	if c.plan, err = oci.Translate(c.request.Bundle, c.spec); err != nil {
+		return err
+	}
+	for _, w := range c.plan.Warnings {
+		log.G(ctx).WithField("id", c.request.ID).Warn(w)
+	}
+	c.cgroup, err = cgroup.Path(c.plan.CgroupsPath, filepath.Join("/lxc", c.request.Namespace, c.request.ID))
+	if err != nil {
+		return err
+	}
+	c.Init = newProcess("", c.plan.Process, c.request.Stdio)
+	c.record = Record{
+		Bundle:   c.request.Bundle,
+		StateDir: c.request.StateDir,
+		LXCPath:  c.request.Host.LXCPath,
+		Name:     c.request.ID,
+	}
+	if len(c.request.Rootfs) > 0 {
+		c.record.Rootfs = filepath.Join(c.request.Bundle, "rootfs")
+	}
+	return c.request.Save(c.record)
+}
+
+// mount mounts the snapshot, as every shim does.
+func (c *creation) mount(ctx context.Context) error {
+	if c.record.Rootfs == "" {
+		return nil
+	}
+	if err := os.Mkdir(c.record.Rootfs, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	c.onFailure(func(context.Context) error { return mount.UnmountRecursive(c.record.Rootfs, 0) })
+	if err := mount.All(c.request.Rootfs, c.record.Rootfs); err != nil {
+		return fmt.Errorf("failed to mount rootfs component: %w", err)
+	}
+	return nil
+}
+
+func (c *creation) openIO(ctx context.Context) error {
+	c.onFailure(func(context.Context) error { return c.Init.discardIO() })
+	return c.Container.openIO(ctx, c.Init)
+}
+
+// boot starts LXC and waits for the helper.
+func (c *creation) boot(ctx context.Context) error {
+	base := c.record.base()
+	if err := os.MkdirAll(base, 0o711); err != nil {
+		return err
+	}
+	listener, err := helper.Listen(base)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	if err := c.watchExit(ctx); err != nil {
+		return err
+	}
+	c.instance, err = c.request.Host.Start(ctx, c.record.config(c.plan.Config))
+	if err != nil {
+		return err
+	}
+	c.onFailure(c.abandon)
+	if c.record.Monitor, err = procOf(c.instance.Monitor()); err != nil {
+		return err
+	}
+	if err := c.request.Save(c.record); err != nil {
+		return err
+	}
+	if c.conn, err = c.accept(ctx, listener); err != nil {
+		return err
+	}
+	c.Init.pid, c.Init.pidfd = c.conn.PID(), c.conn.PIDFD()
+	if c.record.Init, err = procOf(c.Init.pid); err != nil {
+		return err
+	}
+	if err := c.request.Save(c.record); err != nil {
+		return err
+	}
+	return c.join(ctx)
+}
+
+// accept waits for the helper, or for the end of an LXC that failed.
+func (c *creation) accept(ctx context.Context, l *helper.Listener) (*helper.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("the helper did not connect within %s", connectTimeout))
+	defer cancel()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	go func() {
+		select {
+		case <-c.instance.Done():
+			fail(c.instance.Failure())
+		case <-ctx.Done():
+		}
+	}()
+	conn, err := l.Accept(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return conn, err
+}
+
+// abandon ends a container that did not come into being.
+func (c *creation) abandon(ctx context.Context) error {
+	if c.conn != nil {
+		_ = c.Init.signal(unix.SIGKILL) // it may have ended by itself
+		_ = c.conn.Close()
+	}
+	if c.root != nil {
+		_ = c.root.Close()
+	}
+	return c.record.Destroy(ctx)
+}
+
+// limit makes the control group, with its limits, before there is a process.
+func (c *creation) limit(context.Context) (err error) {
+	if c.group, err = cgroup.Create(c.cgroup); err != nil {
+		return fmt.Errorf("linux.cgroupsPath: %q: %w", c.cgroup, err)
+	}
+	c.record.Cgroups = c.group.Dirs()
+	c.onFailure(func(context.Context) error { return cgroup.Remove(c.record.Cgroups) })
+	if err := c.request.Save(c.record); err != nil {
+		return err
+	}
+	return c.group.Apply(c.plan.Resources)
+}
+
+// join lets the helper join the group, and makes the group the root of its
+// cgroup namespace, if it is to have one.
+func (c *creation) join(ctx context.Context) error {
+	files, err := c.group.JoinFiles()
+	if err != nil {
+		return err
+	}
+	defer closeAll(files)
+	var ops []initop.Op
+	for i := range files {
+		ops = append(ops, initop.JoinCgroup(initop.FD(i)))
+	}
+	if ns, ok := c.plan.Namespaces[specs.CgroupNamespace]; ok && ns.Path == "" {
+		ops = append(ops, initop.Unshare(unix.CLONE_NEWCGROUP))
+	}
+	return c.conn.Run(ctx, ops, files...)
+}
+
+func (c *creation) build(ctx context.Context) (err error) {
+	if err = c.adjustOOM(); err != nil {
+		return err
+	}
+	c.root, err = rootfs.Build(ctx, rootfs.Target{PID: c.Init.pid, PIDFD: c.Init.pidfd}, c.plan)
+	return err
+}
+
+func (c *creation) adjustOOM() error {
+	return setOOMScoreAdj(c.Init.pid, c.plan.Process.OOMScoreAdj)
+}
+
+// setOOMScoreAdj writes process.oomScoreAdj (proc_pid_oom_score_adj(5));
+// lowering it needs CAP_SYS_RESOURCE.
+func setOOMScoreAdj(pid int, score *int) error {
+	if score == nil {
+		return nil
+	}
+	path := filepath.Join("/proc", strconv.Itoa(pid), "oom_score_adj")
+	if err := os.WriteFile(path, []byte(strconv.Itoa(*score)), 0); err != nil {
+		return fmt.Errorf("process.oomScoreAdj: %d: %w", *score, err)
+	}
+	return nil
+}
+
+// runCreateHooks runs the hooks of the runtime's namespaces. Once one has
+// run, the poststop hooks are due, also when the creation fails.
+func (c *creation) runCreateHooks(ctx context.Context) error {
+	h := c.plan.Hooks
+	if h == nil {
+		return nil
+	}
+	c.onFailure(func(ctx context.Context) error {
+		return hook.RunAll(ctx, "poststop", h.Poststop, c.state(specs.StateStopped))
+	})
+	//lint:ignore SA1019 deprecated, but in the spec
+	if err := hook.Run(ctx, "prestart", h.Prestart, c.state(specs.StateCreating)); err != nil {
+		return err
+	}
+	return hook.Run(ctx, "createRuntime", h.CreateRuntime, c.state(specs.StateCreating))
+}
+
+// prepare makes the helper everything but the user's program: what can fail
+// for the user fails at Create, as with runc.
+func (c *creation) prepare(ctx context.Context) error {
+	p := c.Init
+	files, err := c.processFiles(p, true)
+	if err != nil {
+		return err
+	}
+	ops, start, err := oci.ProcessOps(p.spec, c.processOptions(p))
+	if err != nil {
+		return err
+	}
+	c.start = start
+	if err := c.conn.Run(ctx, ops, files...); err != nil {
+		return fmt.Errorf("unable to start container process: error during container init: %w", err)
+	}
+	return p.closeEnds(files)
+}

@@ -1,0 +1,164 @@
+package lxc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/cageforge/containerd-shim-nexcage/lxc/helper"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/pidfd"
+	"github.com/cageforge/containerd-shim-nexcage/oci"
+	"github.com/cageforge/containerd-shim-nexcage/oci/initop"
+)
+
+// Exec returns a further process of the container, to be started by StartExec.
+// spec has been checked (oci.ParseProcess).
+func (c *Container) Exec(id string, spec *specs.Process, s Stdio) (*Process, error) {
+	if _, err := c.Init.Status().next(actExec); err != nil {
+		return nil, err
+	}
+	process := oci.ExecProcess(c.plan.Process, spec)
+	process.Terminal = s.Terminal
+	return newProcess(id, process, s), nil
+}
+
+// StartExec starts an added process.
+func (c *Container) StartExec(ctx context.Context, p *Process) (retErr error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	next, err := p.status.next(actStart)
+	if err != nil {
+		return err
+	}
+	if s := c.Init.Status(); s != Running && s != Created {
+		return fmt.Errorf("%w: %w", &StatusError{Action: string(actExec), Status: s}, errdefs.ErrFailedPrecondition)
+	}
+	defer func() {
+		if retErr != nil {
+			p.abort()
+		}
+	}()
+	if err := c.openIO(ctx, p); err != nil {
+		return err
+	}
+	files, err := c.processFiles(p, false)
+	if err != nil {
+		return err
+	}
+	joined, err := c.join(ctx, p, files)
+	err = errors.Join(err, p.closeEnds(files))
+	if err != nil {
+		return fmt.Errorf("OCI runtime exec failed: exec failed: unable to start container process: %w", err)
+	}
+	p.pid, p.pidfd, p.status = joined.Child.Pid(), joined.PIDFD, next
+	go func() {
+		<-joined.Child.Done()
+		p.finish(context.WithoutCancel(ctx), joined.Child.Exit())
+	}()
+	return nil
+}
+
+// abort gives up an attempt to start an exec. As with the runc shim it stays
+// created. Needs p.mu.
+func (p *Process) abort() {
+	if p.io != nil {
+		_ = p.io.Close() // nothing was written
+		p.io = nil
+	}
+}
+
+// join starts the process: the helper enters the container, forks, and its
+// child becomes the program.
+func (c *Container) join(ctx context.Context, p *Process, stdio []*os.File) (*helper.Joined, error) {
+	groups, err := c.group.JoinFiles()
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(groups)
+	target, flags, err := c.target()
+	if err != nil {
+		return nil, err
+	}
+	defer target.Close()
+
+	prepare, start, err := oci.ProcessOps(p.spec, c.processOptions(p))
+	if err != nil {
+		return nil, err
+	}
+	files := slices.Concat(stdio, []*os.File{target}, groups)
+	var ops []initop.Op
+	for i := range groups {
+		ops = append(ops, initop.JoinCgroup(initop.FD(len(stdio)+1+i)))
+	}
+	ops = append(ops, initop.SetNS(initop.FD(len(stdio)), flags), initop.Fork(), initop.SessionKeyring())
+	joined, err := c.request.Joiner.Join(ctx, append(ops, prepare...), files...)
+	if err != nil {
+		return nil, err
+	}
+	return joined, c.execute(ctx, joined, p, start)
+}
+
+// execute lets the process that has joined become the program.
+func (c *Container) execute(ctx context.Context, joined *helper.Joined, p *Process, start []initop.Op) error {
+	err := setOOMScoreAdj(joined.Child.Pid(), p.spec.OOMScoreAdj)
+	if err == nil {
+		err = joined.Exec(ctx, start)
+	}
+	if err = errors.Join(err, joined.Close()); err == nil {
+		return nil
+	}
+	_ = pidfd.Signal(joined.PIDFD, unix.SIGKILL) // it ends by itself when the connection does
+	<-joined.Child.Done()
+	return errors.Join(err, joined.PIDFD.Close())
+}
+
+// target returns the init process to be joined, and the namespaces in which
+// it is not with the shim.
+func (c *Container) target() (*os.File, int, error) {
+	c.Init.mu.Lock()
+	defer c.Init.mu.Unlock()
+	if c.Init.pidfd == nil {
+		return nil, 0, fmt.Errorf("container %s init process is not running: %w", c.ID(), errdefs.ErrFailedPrecondition)
+	}
+	f, err := dup(c.Init.pidfd)
+	if err != nil {
+		return nil, 0, err
+	}
+	flags := 0
+	for t := range c.plan.Namespaces {
+		flags |= cloneFlags[t]
+	}
+	return f, flags, nil
+}
+
+var cloneFlags = map[specs.LinuxNamespaceType]int{
+	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+	specs.IPCNamespace:     unix.CLONE_NEWIPC,
+	specs.MountNamespace:   unix.CLONE_NEWNS,
+	specs.NetworkNamespace: unix.CLONE_NEWNET,
+	specs.PIDNamespace:     unix.CLONE_NEWPID,
+	specs.TimeNamespace:    unix.CLONE_NEWTIME,
+	specs.UserNamespace:    unix.CLONE_NEWUSER,
+	specs.UTSNamespace:     unix.CLONE_NEWUTS,
+}
+
+// DeleteExec removes an exec that has ended or was never started.
+func (c *Container) DeleteExec(ctx context.Context, p *Process) error {
+	next, err := p.Status().next(actDelete)
+	if err != nil {
+		return err
+	}
+	if err := p.closeIO(ctx); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.status = next
+	p.mu.Unlock()
+	return nil
+}

@@ -1,0 +1,174 @@
+// Package native runs containers with plain LXC: it writes the configuration,
+// starts lxc-start, and removes everything that LXC leaves behind. It is the
+// host where there is no Proxmox, and knows nothing of OCI: what the container
+// is comes as lines of configuration.
+//
+// LXC never sees the image. It starts the container on an empty base
+// directory, in which there is the helper and its socket; package rootfs
+// replaces that base while the helper waits.
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/child"
+	"github.com/cageforge/containerd-shim-nexcage/oci/lxcconf"
+)
+
+// Host is a machine with LXC on it.
+type Host struct {
+	LXCStart string // path of lxc-start
+	LXCPath  string // absolute; the command sockets are named after it
+	Helper   string // path of nexcage-init
+}
+
+// Config is a container to be started.
+type Config struct {
+	Name  string
+	Base  string // directory for the container's first root
+	Log   string // file that gets what lxc-start prints
+	Lines []lxcconf.Line
+}
+
+// Base directory of a container: names in it.
+const (
+	initName = "init" // the helper, bound by LXC
+	procName = "proc" // LXC's procfs
+	rootName = "root" // where the root file system is attached
+	devName  = "dev"  // LXC 5.0 wants to find one
+	sockName = "sock" // the helper's socket; is left when the shim dies before it connects
+)
+
+// Instance is a container that LXC runs.
+type Instance struct {
+	host    *Host
+	config  Config
+	monitor *child.Child
+}
+
+// Start starts lxc-start in the foreground. It returns as soon as the process
+// runs: the container is up when the helper connects.
+func (h *Host) Start(ctx context.Context, c Config) (_ *Instance, retErr error) {
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, h.Remove(c))
+		}
+	}()
+	if err := h.prepare(c); err != nil {
+		return nil, err
+	}
+	out, err := os.OpenFile(c.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	cmd := exec.Command(h.LXCStart, "-F", "-n", c.Name, "-P", h.LXCPath)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = out, out
+	var monitor *child.Child
+	err = cgroup.Hide(func() (err error) {
+		monitor, err = child.Start(cmd)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", h.LXCStart, err)
+	}
+	_ = cmd.Process.Release() // lxc/child watches it
+	log.G(ctx).WithField("argv", cmd.Args).WithField("pid", monitor.Pid()).Debug("started lxc-start")
+	return &Instance{host: h, config: c, monitor: monitor}, nil
+}
+
+// prepare makes the base directory and writes the configuration.
+func (h *Host) prepare(c Config) error {
+	for _, d := range []string{c.Base, filepath.Join(c.Base, procName), filepath.Join(c.Base, rootName), filepath.Join(c.Base, devName), h.dir(c.Name)} {
+		if err := os.MkdirAll(d, 0o711); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(c.Base, initName), nil, 0o555); err != nil {
+		return err
+	}
+	conf, err := lxcconf.Marshal(append(h.lines(c), c.Lines...))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(h.dir(c.Name), "config"), conf, 0o600)
+}
+
+// lines are the same for every container of this host.
+func (h *Host) lines(c Config) []lxcconf.Line {
+	return []lxcconf.Line{
+		lxcconf.Set("lxc.rootfs.path", "dir:"+c.Base),
+		lxcconf.Set("lxc.init.cmd", "/"+initName),
+		lxcconf.MountEntry(h.Helper, initName, "none", "bind,ro,nosuid,nodev"),
+		lxcconf.Set("lxc.mount.auto", "proc:rw"),
+		lxcconf.Set("lxc.autodev", "0"),
+		lxcconf.Set("lxc.console.path", "none"),
+		lxcconf.Set("lxc.tty.max", "0"),
+		lxcconf.Set("lxc.pty.max", "0"),
+		lxcconf.Set("lxc.cap.drop", ""),
+	}
+}
+
+func (h *Host) dir(name string) string { return filepath.Join(h.LXCPath, name) }
+
+// Monitor is the pid of lxc-start.
+func (i *Instance) Monitor() int { return i.monitor.Pid() }
+
+// Done is closed when lxc-start has ended: the container is gone, and LXC has
+// cleaned up after it.
+func (i *Instance) Done() <-chan struct{} { return i.monitor.Done() }
+
+// Failure says why LXC could not start the container, in LXC's own words.
+func (i *Instance) Failure() error {
+	text, err := startLog(i.config.Log)
+	if err != nil {
+		text = err.Error()
+	}
+	return fmt.Errorf("lxc-start %s: exit status %d: %s", i.config.Name, i.monitor.Exit().Status, text)
+}
+
+// Remove removes what the container had on this host. It must have ended.
+func (i *Instance) Remove() error { return i.host.Remove(i.config) }
+
+// Remove removes the configuration, the base directory and LXC's lock file of
+// a container that has ended or was never started.
+func (h *Host) Remove(c Config) error {
+	dev := filepath.Join(c.Base, devName)
+	links, err := os.ReadDir(dev) // LXC makes some
+	errs := []error{ignoreMissing(err)}
+	paths := []string{filepath.Join(h.dir(c.Name), "config"), h.dir(c.Name), h.lock(c.Name)}
+	for _, l := range links {
+		paths = append(paths, filepath.Join(dev, l.Name()))
+	}
+	for _, name := range []string{devName, initName, procName, rootName, sockName, ""} {
+		paths = append(paths, filepath.Join(c.Base, name))
+	}
+	for _, p := range paths {
+		errs = append(errs, ignoreMissing(os.Remove(p)))
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// lock is the file that liblxc locks a container by (lxclock.c).
+func (h *Host) lock(name string) string {
+	return filepath.Join("/run/lxc/lock", h.LXCPath, "."+name)
+}

@@ -1,0 +1,132 @@
+package lxc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/monitor"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/native"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/pidfd"
+	"github.com/cageforge/containerd-shim-nexcage/oci/lxcconf"
+)
+
+// Record is what a container has on this machine: enough to destroy it when
+// the shim has died.
+type Record struct {
+	Bundle   string   `json:"bundle"`
+	StateDir string   `json:"stateDir"`
+	Rootfs   string   `json:"rootfs,omitempty"` // where the snapshot is mounted
+	LXCPath  string   `json:"lxcPath"`
+	Name     string   `json:"name"` // of the LXC container
+	Init     Proc     `json:"init"`
+	Monitor  Proc     `json:"monitor"`           // lxc-start
+	Cgroups  []string `json:"cgroups,omitempty"` // directories of the control group
+}
+
+// Proc names a process for longer than it lives: a pid alone is used again.
+type Proc struct {
+	PID int `json:"pid,omitempty"`
+	// StartTime in clock ticks after boot (proc_pid_stat(5), field 22).
+	StartTime uint64 `json:"startTime,omitempty"`
+}
+
+// procOf returns the process that has this pid now.
+func procOf(pid int) (Proc, error) {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return Proc{}, err
+	}
+	// The name, field 2, may hold blanks and parentheses.
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	const startTime = 22 - 3 // the first field here is number 3
+	if len(fields) <= startTime {
+		return Proc{}, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
+	}
+	t, err := strconv.ParseUint(fields[startTime], 10, 64)
+	return Proc{PID: pid, StartTime: t}, err
+}
+
+// open returns a pidfd of the process; ErrNotFound if it has ended.
+func (p Proc) open() (*os.File, error) {
+	if p.PID == 0 {
+		return nil, errdefs.ErrNotFound
+	}
+	f, err := pidfd.Open(p.PID)
+	if err != nil {
+		return nil, err
+	}
+	if now, err := procOf(p.PID); err != nil || now != p {
+		_ = f.Close()
+		return nil, errdefs.ErrNotFound
+	}
+	return f, nil
+}
+
+// end kills the process if it does not end by itself within patience, and
+// waits until it is gone.
+func (p Proc) end(ctx context.Context, patience time.Duration) error {
+	f, err := p.open()
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	wait, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := pidfd.WaitGone(wait, f); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+		return err
+	}
+	if err := pidfd.Signal(f, unix.SIGKILL); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+		return err
+	}
+	return pidfd.WaitGone(ctx, f)
+}
+
+func (r *Record) base() string { return filepath.Join(r.StateDir, "base") }
+
+func (r *Record) config(lines []lxcconf.Line) native.Config {
+	return native.Config{Name: r.Name, Base: r.base(), Log: filepath.Join(r.StateDir, "lxc-start.log"), Lines: lines}
+}
+
+// Time that LXC gets to end and clean up after the container's processes.
+const monitorPatience = 1500 * time.Millisecond
+
+// Destroy ends the container, whatever its state, and removes it. What has
+// gone already is no error.
+func (r *Record) Destroy(ctx context.Context) error {
+	if group, err := cgroup.At(r.Cgroups); err == nil {
+		if err := group.KillAndWait(ctx); err != nil {
+			return fmt.Errorf("kill container %s: %w", r.Name, err)
+		}
+	} else if !errors.Is(err, errdefs.ErrNotFound) {
+		return err
+	}
+	if err := errors.Join(r.Init.end(ctx, 0), r.Monitor.end(ctx, monitorPatience)); err != nil {
+		return err
+	}
+	return r.remove(ctx)
+}
+
+// remove removes what a container that has ended has left.
+func (r *Record) remove(context.Context) error {
+	errs := []error{cgroup.Remove(r.Cgroups)}
+	if r.Rootfs != "" {
+		errs = append(errs, mount.UnmountRecursive(r.Rootfs, 0))
+	}
+	host := native.Host{LXCPath: r.LXCPath}
+	errs = append(errs, host.Remove(r.config(nil)), monitor.Sweep(r.LXCPath))
+	return errors.Join(errs...)
+}

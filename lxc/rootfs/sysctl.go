@@ -1,0 +1,45 @@
+package rootfs
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// writeSysctls writes linux.sysctl to the host's procfs, which shows a thread
+// the values of the network, ipc and uts namespaces that it has joined: the
+// container's own /proc/sys may be read-only.
+func (b *builder) writeSysctls() error {
+	if len(b.plan.Sysctl) == 0 {
+		return nil
+	}
+	dir, err := openat(b.procfs, "sys", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return fmt.Errorf("open /proc/sys: %w", err)
+	}
+	defer dir.close()
+	for _, key := range slices.Sorted(maps.Keys(b.plan.Sysctl)) {
+		if err := writeSysctl(dir, key, b.plan.Sysctl[key]); err != nil {
+			return fmt.Errorf("linux.sysctl[%q]: %w", key, err)
+		}
+	}
+	return nil
+}
+
+func writeSysctl(dir handle, path, value string) error {
+	how := unix.OpenHow{
+		Flags:   unix.O_WRONLY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	fd, err := unix.Openat2(int(dir), path, &how)
+	if err != nil {
+		return fmt.Errorf("open /proc/sys/%s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	if err := retry(func() error { _, err := unix.Write(fd, []byte(value)); return err }); err != nil {
+		return fmt.Errorf("write %q: %w", value, err)
+	}
+	return nil
+}
