@@ -1,0 +1,116 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/sys/reaper"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"github.com/cageforge/containerd-shim-nexcage/lxc/child"
+	"github.com/cageforge/containerd-shim-nexcage/shim/events"
+	"github.com/cageforge/containerd-shim-nexcage/shim/task"
+)
+
+const (
+	// ttrpcAddress is the environment variable with the socket that events go to.
+	ttrpcAddress = "TTRPC_ADDRESS"
+	// drainTimeout bounds the wait for containerd to take the last events.
+	drainTimeout = 5 * time.Second
+	// answerTimeout bounds the wait for clients to read their last answers and
+	// to hang up.
+	answerTimeout = 250 * time.Millisecond
+)
+
+// serve serves the task API until the last container is gone.
+func (c *command) serve(ctx context.Context) error {
+	debug.SetGCPercent(40) // a shim is idle most of its life: memory counts
+	catchSIGPIPE()
+	if err := reaper.SetSubreaper(1); err != nil {
+		return err
+	}
+	if err := c.openLog(); err != nil {
+		return err
+	}
+	listener, err := c.listen()
+	if err != nil {
+		return err
+	}
+	signals, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	go child.Reap(ctx)
+	dumpOnSignal(ctx)
+
+	queue, err := events.NewQueue(os.Getenv(ttrpcAddress))
+	if err != nil {
+		return err
+	}
+	life := newLifetime(ctx)
+	service, err := task.New(ctx, task.Options{Namespace: c.namespace, Publisher: queue, Shutdown: life.shutdown})
+	if err != nil {
+		return err
+	}
+	life.service = service
+	server, err := ttrpc.NewServer(
+		ttrpc.WithServerHandshaker(life),
+		ttrpc.WithUnaryServerInterceptor(newTrimmer().intercept),
+	)
+	if err != nil {
+		return err
+	}
+	registerTask(server, service)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ctx, listener) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve: %w", err)
+	case <-signals.Done():
+	case <-life.over:
+	}
+	// The socket goes first, so that nobody new comes.
+	err = listener.Close()
+	<-served
+	err = errors.Join(err, finish(service, queue))
+	life.wait(answerTimeout)
+	return errors.Join(err, server.Close())
+}
+
+// finish delivers every event.
+func finish(service *task.Service, queue *events.Queue) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	return errors.Join(service.Close(ctx), queue.Drain(ctx), queue.Close())
+}
+
+// listen returns the socket that the start verb has made; it is unlinked when
+// it is closed.
+func (c *command) listen() (net.Listener, error) {
+	if c.socket != "" {
+		return net.Listen("unix", c.socket)
+	}
+	f := os.NewFile(3, "socket")
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor 3: %w", err)
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(true)
+	}
+	return l, nil
+}
+
+// catchSIGPIPE lets the shim live on when containerd does not read its log any
+// more. Ignoring the signal would do so, too, but every child would inherit
+// that: a handler is reset by execve(2).
+func catchSIGPIPE() {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, unix.SIGPIPE) // what does not fit into the channel is dropped
+}

@@ -1,0 +1,179 @@
+package shim
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+)
+
+func TestShutdownEndsAShimWithoutContainers(t *testing.T) {
+	c := newWorld(t).bundle("c1", "").start(nil)
+	c.shutdown() // and is answered
+	require.NoError(t, c.Close())
+	c.ended(t)
+	_, err := os.Lstat(c.path)
+	assert.ErrorIs(t, err, os.ErrNotExist, "the socket")
+	assert.Empty(t, c.b.logged())
+}
+
+func TestShutdownDoesNotNeedAClientThatHangsUp(t *testing.T) {
+	c := newWorld(t).bundle("c1", "").start(nil)
+	c.shutdown()
+	c.ended(t)
+}
+
+// containerd asks for the shutdown after every Delete, while it may be about
+// to create another container of the group on another connection.
+func TestShutdownWaitsForOtherConnections(t *testing.T) {
+	w := newWorld(t)
+	config := `{"annotations": {"io.containerd.nexcage.v2.group": "g"}}`
+	a, b := w.bundle("a", config).start(nil), w.bundle("b", config).start(nil)
+	a.shutdown()
+	require.NoError(t, a.Close())
+	require.False(t, b.endsWithin(100*time.Millisecond))
+	_, err := b.v3.Connect(t.Context(), &taskv3.ConnectRequest{ID: "b"})
+	require.NoError(t, err)
+	require.NoError(t, b.Close())
+	b.ended(t)
+}
+
+func TestSignalsEndTheShim(t *testing.T) {
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT} {
+		t.Run(unix.SignalName(sig), func(t *testing.T) {
+			c := newWorld(t).bundle("c1", "").start(nil)
+			c.signal(sig)
+			c.ended(t)
+			_, err := os.Lstat(c.path)
+			assert.ErrorIs(t, err, os.ErrNotExist, "the socket")
+		})
+	}
+}
+
+func TestTheShimLivesOnWithoutAReaderOfItsLog(t *testing.T) {
+	c := newWorld(t).bundle("c1", "").start(nil)
+	c.signal(unix.SIGPIPE)
+	_, err := c.v3.Connect(t.Context(), &taskv3.ConnectRequest{ID: "c1"})
+	require.NoError(t, err)
+}
+
+func TestChildrenDoNotIgnoreSIGPIPE(t *testing.T) {
+	catchSIGPIPE()
+	out, err := exec.Command("cat", "/proc/self/status").Output()
+	require.NoError(t, err)
+	for line := range strings.Lines(string(out)) {
+		if v, ok := strings.CutPrefix(line, "SigIgn:"); ok {
+			mask, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+			require.NoError(t, err)
+			assert.Zero(t, mask&(1<<(unix.SIGPIPE-1)))
+			return
+		}
+	}
+	t.Fatal("no SigIgn")
+}
+
+func TestSIGUSR1WritesTheGoroutinesToTheLog(t *testing.T) {
+	c := newWorld(t).bundle("c1", "").start(nil)
+	c.signal(unix.SIGUSR1)
+	eventually(t, func() bool { return strings.Contains(c.b.logged(), "shim.(*command).serve") }, "no stacks")
+}
+
+func TestDebugIsPassedOnToTheServer(t *testing.T) {
+	c := newWorld(t).bundle("c1", "").start(nil, "-debug")
+	cmdline, err := os.ReadFile("/proc/" + strconv.Itoa(c.pid) + "/cmdline")
+	require.NoError(t, err)
+	assert.Contains(t, strings.Split(string(cmdline), "\x00"), "-debug")
+}
+
+func TestAnUnknownContainerIsNotFound(t *testing.T) {
+	c := newWorld(t).bundle("c1", "").start(nil)
+	for name, call := range map[string]func() error{
+		"state":  func() error { _, err := c.v3.State(t.Context(), &taskv3.StateRequest{ID: "x"}); return err },
+		"start":  func() error { _, err := c.v3.Start(t.Context(), &taskv3.StartRequest{ID: "x"}); return err },
+		"kill":   func() error { _, err := c.v3.Kill(t.Context(), &taskv3.KillRequest{ID: "x", Signal: 9}); return err },
+		"delete": func() error { _, err := c.v3.Delete(t.Context(), &taskv3.DeleteRequest{ID: "x"}); return err },
+		"pids":   func() error { _, err := c.v3.Pids(t.Context(), &taskv3.PidsRequest{ID: "x"}); return err },
+		"exec": func() error {
+			_, err := c.v3.Exec(t.Context(), &taskv3.ExecProcessRequest{ID: "x", ExecID: "e"})
+			return err
+		},
+		"wait": func() error { _, err := c.v3.Wait(t.Context(), &taskv3.WaitRequest{ID: "x"}); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			assert.ErrorIs(t, errgrpc.ToNative(call()), errdefs.ErrNotFound)
+		})
+	}
+}
+
+func TestDeleteOfWhatNeverWasAnswersAsForAKilledOne(t *testing.T) {
+	b := newWorld(t).bundle("c1", "")
+	before := time.Now()
+	stdout, stderr, err := b.run(nil, "delete")
+	require.NoError(t, err, stderr)
+	assert.Empty(t, stderr)
+	var resp taskv3.DeleteResponse
+	require.NoError(t, proto.Unmarshal(stdout, &resp))
+	assert.EqualValues(t, 137, resp.ExitStatus)
+	assert.Zero(t, resp.Pid)
+	assert.WithinRange(t, resp.ExitedAt.AsTime(), before, time.Now())
+}
+
+func TestDeleteRemovesTheSocketOfAShimThatWasKilled(t *testing.T) {
+	c := newWorld(t).bundle("c1", "").start(nil)
+	c.signal(unix.SIGKILL)
+	c.ended(t)
+	_, err := os.Lstat(c.path)
+	require.NoError(t, err)
+	_, stderr, err := c.b.run(nil, "delete")
+	require.NoError(t, err)
+	assert.Empty(t, stderr)
+	_, err = os.Lstat(c.path)
+	assert.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestInfoTellsTheFeatures(t *testing.T) {
+	opts, err := typeurl.MarshalAnyToProto(&options.Options{Root: "/x"})
+	require.NoError(t, err)
+	input, err := proto.Marshal(opts)
+	require.NoError(t, err)
+	for name, stdin := range map[string][]byte{"with options": input, "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			b := newWorld(t).bundle("c1", "")
+			stdout, stderr, err := b.run(stdin, "-info")
+			require.NoError(t, err, stderr)
+			assert.Empty(t, stderr)
+			var info types.RuntimeInfo
+			require.NoError(t, proto.Unmarshal(stdout, &info))
+			assert.Equal(t, "io.containerd.nexcage.v2", info.Name)
+			assert.Equal(t, &types.RuntimeVersion{Version: Version, Revision: Revision}, info.Version)
+			assert.Equal(t, "types.containerd.io/opencontainers/runtime-spec/1/features/Features", info.Features.TypeUrl)
+			v, err := typeurl.UnmarshalAny(info.Features)
+			require.NoError(t, err)
+			assert.Contains(t, v.(*features.Features).MountOptions, "rro")
+			assert.Equal(t, stdin != nil, proto.Equal(opts, info.Options))
+		})
+	}
+}
+
+func TestVersionIsToldInBothForms(t *testing.T) {
+	b := newWorld(t).bundle("c1", "")
+	for _, flag := range []string{"-v", "-version"} {
+		stdout, stderr, err := b.run(nil, flag)
+		require.NoError(t, err, stderr)
+		assert.Contains(t, string(stdout), "Version:    "+Version)
+	}
+}
