@@ -1,0 +1,130 @@
+# make help says what there is.
+
+GO       ?= go
+PREFIX   ?= /usr
+DESTDIR  ?=
+FUZZTIME ?= 5s
+BENCHN   ?= 20
+
+HOSTARCH := $(shell $(GO) env GOHOSTARCH)
+GOARCH   ?= $(HOSTARCH)
+BIN      := bin$(if $(filter-out $(HOSTARCH),$(GOARCH)),/linux-$(GOARCH))
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || cat VERSION 2>/dev/null || echo unknown)
+
+MODULE      := github.com/cageforge/containerd-shim-nexcage
+# Static and stripped: a container starts this program twice, and each
+# megabyte of it costs. no_grpc leaves out what only ttrpc's rival needs.
+SHIM_FLAGS  := -tags no_grpc -ldflags '-s -w -X $(MODULE)/shim.Version=$(VERSION)'
+# containerd's own shim, as its releases are built: what we are measured with.
+RUNC_FLAGS  := -tags no_grpc -ldflags '-s -w'
+
+include cmd/nexcage-init/flags.mk
+HELPER_SRC   := $(wildcard cmd/nexcage-init/*.c)
+HELPER_DEPS  := $(HELPER_SRC) $(wildcard cmd/nexcage-init/*.h) cmd/nexcage-init/flags.mk
+HELPER_CC_amd64 := $(if $(filter amd64,$(HOSTARCH)),gcc,x86_64-linux-gnu-gcc)
+HELPER_CC_arm64 := $(if $(filter arm64,$(HOSTARCH)),gcc,aarch64-linux-gnu-gcc)
+HELPER_CC    ?= $(HELPER_CC_$(GOARCH))
+
+PACKAGES := lxc crun busybox-static procps linux-libc-dev
+
+# The same flags everywhere: then all of it shares one build cache.
+export CGO_ENABLED := 0
+export GOFLAGS     := $(shell $(GO) env GOFLAGS) -trimpath -buildvcs=false
+export NEXCAGE_BIN := $(CURDIR)/bin
+
+.PHONY: help setup build shim tools test unit integration race demo bench lint fuzz install clean
+.DELETE_ON_ERROR:
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install the packages that tests and demo need (Debian), if they are missing
+	@missing=$$(for p in $(PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		apt-get update -q && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+
+build: shim $(BIN)/nexcage-init ## the shim and its helper, into bin/ (GOARCH=arm64: bin/linux-arm64/)
+
+shim:
+	GOOS=linux GOARCH=$(GOARCH) $(GO) build $(SHIM_FLAGS) -o $(BIN)/ ./cmd/containerd-shim-nexcage-v2
+
+$(BIN)/nexcage-init: $(HELPER_DEPS)
+	@mkdir -p $(@D)
+	$(HELPER_CC) $(HELPER_CFLAGS) $(HELPER_LDFLAGS) -o $@ $(HELPER_SRC)
+
+tools: tools-2.4 tools-1.7 tools-1.6 ## containerd 2.4, 1.7 and 1.6, into bin/tools/
+
+.PHONY: tools-2.4 tools-1.7 tools-1.6
+TOOLS := containerd ctr containerd-shim-runc-v2
+
+tools-2.4: $(TOOLS:%=bin/tools/%)
+bin/tools/containerd bin/tools/ctr: bin/tools/%: integration/tools/go.mod integration/tools/go.sum
+	$(GO) -C integration/tools build -ldflags '-s -w' -o $(CURDIR)/$@ github.com/containerd/containerd/v2/cmd/$*
+bin/tools/containerd-shim-runc-v2: integration/tools/go.mod integration/tools/go.sum
+	$(GO) -C integration/tools build $(RUNC_FLAGS) -o $(CURDIR)/$@ github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+
+tools-1.7: $(TOOLS:%=bin/tools/1.7/%)
+$(TOOLS:%=bin/tools/1.7/%): bin/tools/1.7/%: integration/tools17/go.mod integration/tools17/go.sum
+	$(GO) -C integration/tools17 build -ldflags '-s -w' -o $(CURDIR)/$@ github.com/containerd/containerd/cmd/$*
+
+# Debian 12's package is unpacked, not installed. Where the distribution has no
+# 1.6 the file `absent` says so, and the tests that want one are skipped.
+tools-1.6: bin/tools/1.6/.done
+bin/tools/1.6/.done:
+	@mkdir -p $(@D)/deb
+	@v=$$(apt-cache madison containerd | awk '$$3 ~ /^1\.6\./ {print $$3; exit}'); \
+	if [ -z "$$v" ] && [ -z "$$(apt-cache madison containerd)" ]; then \
+		apt-get update -q && v=$$(apt-cache madison containerd | awk '$$3 ~ /^1\.6\./ {print $$3; exit}'); fi; \
+	if [ -z "$$v" ]; then echo 'no package of containerd 1.6 here' | tee $(@D)/absent; \
+	else cd $(@D)/deb && { apt-get download -q -o APT::Sandbox::User=root "containerd=$$v" || { apt-get update -q && apt-get download -q -o APT::Sandbox::User=root "containerd=$$v"; }; } && \
+		dpkg -x containerd_*.deb .. && rm containerd_*.deb; fi
+	@touch $@
+
+test: setup build tools ## everything: vet, unit tests, integration tests
+	$(MAKE) unit integration
+
+unit: ## vet and unit tests
+	$(GO) vet ./...
+	$(GO) -C integration vet ./...
+	$(GO) test -timeout 10m ./...
+
+# Never from the cache: the results depend on the machine.
+integration: ## integration tests (of what build and tools made)
+	$(GO) -C integration test -count=1 -timeout 25m ./...
+
+race: build ## unit tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+
+demo: setup build tools-2.4 ## a container on LXC and one through crun, shown step by step
+	$(GO) -C integration run ./cmd/demo
+
+bench: setup build tools-2.4 tools-1.6 ## the table of measurements, against containerd's runc shim
+	$(GO) -C integration run ./cmd/bench -n $(BENCHN)
+
+lint: ## gofmt, vet, staticcheck, govulncheck
+	@files=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
+	if [ -n "$$files" ]; then echo "gofmt -w is needed for:"; echo "$$files"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) -C integration vet ./...
+	$(GO) run -modfile=integration/lint/go.mod honnef.co/go/tools/cmd/staticcheck ./...
+	$(GO) run -modfile=integration/lint/go.mod golang.org/x/vuln/cmd/govulncheck ./...
+	cd integration && $(GO) run -modfile=lint/go.mod honnef.co/go/tools/cmd/staticcheck ./...
+
+fuzz: ## every fuzz target for FUZZTIME (make fuzz FUZZTIME=10m)
+	@set -e; for dir in $$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./...); do \
+		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
+			echo "$$dir $$target"; \
+			$(GO) test -C $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) .; \
+		done; \
+	done
+
+install: build ## install into DESTDIR and PREFIX
+	install -D -m 0755 $(BIN)/containerd-shim-nexcage-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-nexcage-v2
+	install -D -m 0755 $(BIN)/nexcage-init $(DESTDIR)$(PREFIX)/libexec/nexcage/nexcage-init
+	$(foreach f,$(wildcard packaging/*.toml),install -D -m 0644 $(f) $(DESTDIR)$(PREFIX)/share/doc/nexcage/$(notdir $(f));)
+
+clean: ## remove what was built
+	rm -rf bin

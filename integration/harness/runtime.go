@@ -1,0 +1,45 @@
+package harness
+
+import (
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+)
+
+// Runtime is one way to run a container, as a client of containerd chooses it.
+type Runtime struct {
+	Name        string // in test names: lxc, crun, runc-shim
+	Type        string // containerd's runtime name
+	Options     any    // runtime options, or nil
+	SpecVersion string // ociVersion to write, where the default is too new
+	Backend     string // what runs the container: lxc or crun
+	Reference   bool   // not ours: the runc shim that ours is compared with
+}
+
+const (
+	nexcage = "io.containerd.nexcage.v2"
+	runc    = "io.containerd.runc.v2"
+)
+
+// LXC is the nexcage shim with the LXC backend.
+func LXC() Runtime {
+	return Runtime{Name: "lxc", Type: nexcage, Options: Config("[routing]\ndefault_backend = \"lxc\"\n"), Backend: "lxc"}
+}
+
+// Crun is the nexcage shim with the crun backend.
+func Crun() Runtime {
+	return Runtime{Name: "crun", Type: nexcage, Options: Config("[routing]\ndefault_backend = \"crun\"\n"), Backend: "crun"}
+}
+
+// Reference is containerd's runc shim with crun. Debian 12's crun refuses
+// ociVersions above 1.1.0, and this shim does not lower them.
+func Reference() Runtime {
+	return Runtime{
+		Name: "runc-shim", Type: runc, Options: &runcoptions.Options{BinaryName: "crun"},
+		SpecVersion: "1.1.0", Backend: "crun", Reference: true,
+	}
+}
+
+// Config are runtime options that replace the shim's configuration file.
+func Config(body string) *runtimeoptions.Options {
+	return &runtimeoptions.Options{ConfigBody: []byte(body)}
+}
