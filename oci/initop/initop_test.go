@@ -28,7 +28,7 @@ func TestNumbersAreThoseOfTheHelper(t *testing.T) {
 		"OP_LOOKUP": int(CodeLookup), "OP_EXEC": int(CodeExec), "OP_JOIN_CGROUP": int(CodeJoinCgroup),
 		"OP_SETNS": int(CodeSetNS), "OP_FORK": int(CodeFork), "OP_WRITE_FD": int(CodeWriteFD),
 		"OP_SESSION_KEYRING": int(CodeSessionKeyring), "OP_UNSHARE": int(CodeUnshare),
-		"REPLY_OK":           ReplyOK, "REPLY_FAILED": ReplyFailed, "REPLY_FORKED": ReplyForked, "REPLY_MALFORMED": ReplyMalformed,
+		"REPLY_OK": ReplyOK, "REPLY_FAILED": ReplyFailed, "REPLY_FORKED": ReplyForked, "REPLY_MALFORMED": ReplyMalformed,
 		"LOOKUP_UNUSABLE": LookupUnusable, "LOOKUP_STAT": LookupStat, "LOOKUP_NOT_FOUND": LookupNotFound, "LOOKUP_DOT": LookupDot,
 		"EXIT_FAILED": ExitFailed, "EXIT_USAGE": ExitUsage, "EXIT_CONNECT": ExitConnect, "EXIT_EOF": ExitEOF, "EXIT_MALFORMED": ExitMalformed,
 	}
