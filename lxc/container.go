@@ -14,7 +14,6 @@ import (
 	"github.com/cageforge/containerd-shim-nexcage/lxc/helper"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/hook"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/monitor"
-	"github.com/cageforge/containerd-shim-nexcage/lxc/native"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/rootfs"
 	"github.com/cageforge/containerd-shim-nexcage/oci"
 	"github.com/cageforge/containerd-shim-nexcage/oci/initop"
@@ -29,7 +28,7 @@ type Container struct {
 	plan     *oci.Plan
 	start    []initop.Op  // what is left to be done at Start
 	conn     *helper.Conn // to the waiting helper; nil once it is the user's process
-	instance *native.Instance
+	instance Instance
 	exits    *monitor.Watcher // if the exit status comes from LXC; nil otherwise
 	group    *cgroup.Group
 	root     *rootfs.Root

@@ -17,7 +17,6 @@ import (
 	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/helper"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/hook"
-	"github.com/cageforge/containerd-shim-nexcage/lxc/native"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/rootfs"
 	"github.com/cageforge/containerd-shim-nexcage/oci"
 	"github.com/cageforge/containerd-shim-nexcage/oci/initop"
@@ -34,7 +33,7 @@ type Request struct {
 	Stdio     Stdio
 	IOUID     uint32 // owner of the pipes
 	IOGID     uint32
-	Host      *native.Host
+	Host      Host
 	Joiner    *helper.Joiner // starts execs
 	// Broadcast takes the exit status from lxc-monitord, where the kernel does
 	// not keep it (pidfd.KeepsStatus).
@@ -110,8 +109,6 @@ func (c *creation) translate(ctx context.Context) (err error) {
 	c.record = Record{
 		Bundle:   c.request.Bundle,
 		StateDir: c.request.StateDir,
-		LXCPath:  c.request.Host.LXCPath,
-		Name:     c.request.ID,
 	}
 	if len(c.request.Rootfs) > 0 {
 		c.record.Rootfs = filepath.Join(c.request.Bundle, "rootfs")
@@ -142,26 +139,26 @@ func (c *creation) openIO(ctx context.Context) error {
 // boot starts LXC and waits for the helper.
 func (c *creation) boot(ctx context.Context) error {
 	base := c.record.base()
-	if err := os.MkdirAll(base, 0o711); err != nil {
+	if err := base.Make(); err != nil {
 		return err
 	}
-	listener, err := helper.Listen(base)
+	c.onFailure(c.abandon)
+	listener, err := helper.Listen(string(base))
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
-	if err := c.watchExit(ctx); err != nil {
-		return err
-	}
-	c.instance, err = c.request.Host.Start(ctx, c.record.config(c.plan.Config))
+	err = c.request.Host.Reserve(ctx, c.config(), &c.record, func() error { return c.request.Save(c.record) })
 	if err != nil {
 		return err
 	}
-	c.onFailure(c.abandon)
-	if c.record.Monitor, err = procOf(c.instance.Monitor()); err != nil {
+	if err := c.watchExit(ctx); err != nil {
 		return err
 	}
-	if err := c.request.Save(c.record); err != nil {
+	if c.instance, err = c.request.Host.Start(ctx, c.config(), &c.record); err != nil {
+		return err
+	}
+	if err := c.noteMonitor(); err != nil {
 		return err
 	}
 	if c.conn, err = c.accept(ctx, listener); err != nil {
@@ -171,10 +168,27 @@ func (c *creation) boot(ctx context.Context) error {
 	if c.record.Init, err = procOf(c.Init.pid); err != nil {
 		return err
 	}
-	if err := c.request.Save(c.record); err != nil {
+	if err := c.instance.Adopt(c.Init.pid); err != nil {
+		return err
+	}
+	if err := c.noteMonitor(); err != nil {
 		return err
 	}
 	return c.join(ctx)
+}
+
+func (c *creation) config() *Config {
+	return &Config{Request: &c.request, Plan: c.plan, Cgroup: c.cgroup}
+}
+
+// noteMonitor records lxc-start, as soon as it is known.
+func (c *creation) noteMonitor() (err error) {
+	if pid := c.instance.Monitor(); pid != 0 {
+		if c.record.Monitor, err = procOf(pid); err != nil {
+			return err
+		}
+	}
+	return c.request.Save(c.record)
 }
 
 // accept waits for the helper, or for the end of an LXC that failed.

@@ -14,11 +14,9 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/cageforge/containerd-shim-nexcage/lxc/base"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
-	"github.com/cageforge/containerd-shim-nexcage/lxc/monitor"
-	"github.com/cageforge/containerd-shim-nexcage/lxc/native"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/pidfd"
-	"github.com/cageforge/containerd-shim-nexcage/oci/lxcconf"
 )
 
 // Record is what a container has on this machine: enough to destroy it when
@@ -27,8 +25,9 @@ type Record struct {
 	Bundle   string   `json:"bundle"`
 	StateDir string   `json:"stateDir"`
 	Rootfs   string   `json:"rootfs,omitempty"` // where the snapshot is mounted
-	LXCPath  string   `json:"lxcPath"`
-	Name     string   `json:"name"` // of the LXC container
+	Host     string   `json:"host,omitempty"`   // kind of host: HostNative; "" before it has a place there
+	LXCPath  string   `json:"lxcPath,omitempty"`
+	Name     string   `json:"name,omitempty"` // of the LXC container
 	Init     Proc     `json:"init"`
 	Monitor  Proc     `json:"monitor"`           // lxc-start
 	Cgroups  []string `json:"cgroups,omitempty"` // directories of the control group
@@ -95,11 +94,7 @@ func (p Proc) end(ctx context.Context, patience time.Duration) error {
 	return pidfd.WaitGone(ctx, f)
 }
 
-func (r *Record) base() string { return filepath.Join(r.StateDir, "base") }
-
-func (r *Record) config(lines []lxcconf.Line) native.Config {
-	return native.Config{Name: r.Name, Base: r.base(), Log: filepath.Join(r.StateDir, "lxc-start.log"), Lines: lines}
-}
+func (r *Record) base() base.Dir { return base.Dir(filepath.Join(r.StateDir, "base")) }
 
 // Time that LXC gets to end and clean up after the container's processes.
 const monitorPatience = 1500 * time.Millisecond
@@ -121,12 +116,10 @@ func (r *Record) Destroy(ctx context.Context) error {
 }
 
 // remove removes what a container that has ended has left.
-func (r *Record) remove(context.Context) error {
+func (r *Record) remove(ctx context.Context) error {
 	errs := []error{cgroup.Remove(r.Cgroups)}
 	if r.Rootfs != "" {
 		errs = append(errs, mount.UnmountRecursive(r.Rootfs, 0))
 	}
-	host := native.Host{LXCPath: r.LXCPath}
-	errs = append(errs, host.Remove(r.config(nil)), monitor.Sweep(r.LXCPath))
-	return errors.Join(errs...)
+	return errors.Join(append(errs, r.removeFromHost(ctx))...)
 }

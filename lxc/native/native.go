@@ -5,7 +5,7 @@
 //
 // LXC never sees the image. It starts the container on an empty base
 // directory, in which there is the helper and its socket; package rootfs
-// replaces that base while the helper waits.
+// replaces that base (package base) while the helper waits.
 package native
 
 import (
@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/cageforge/containerd-shim-nexcage/lxc/base"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/child"
 	"github.com/cageforge/containerd-shim-nexcage/oci/lxcconf"
@@ -35,19 +36,10 @@ type Host struct {
 // Config is a container to be started.
 type Config struct {
 	Name  string
-	Base  string // directory for the container's first root
+	Base  base.Dir
 	Log   string // file that gets what lxc-start prints
 	Lines []lxcconf.Line
 }
-
-// Base directory of a container: names in it.
-const (
-	initName = "init" // the helper, bound by LXC
-	procName = "proc" // LXC's procfs
-	rootName = "root" // where the root file system is attached
-	devName  = "dev"  // LXC 5.0 wants to find one
-	sockName = "sock" // the helper's socket; is left when the shim dies before it connects
-)
 
 // Instance is a container that LXC runs.
 type Instance struct {
@@ -91,34 +83,17 @@ func (h *Host) Start(ctx context.Context, c Config) (_ *Instance, retErr error) 
 
 // prepare makes the base directory and writes the configuration.
 func (h *Host) prepare(c Config) error {
-	for _, d := range []string{c.Base, filepath.Join(c.Base, procName), filepath.Join(c.Base, rootName), filepath.Join(c.Base, devName), h.dir(c.Name)} {
-		if err := os.MkdirAll(d, 0o711); err != nil {
-			return err
-		}
-	}
-	if err := os.WriteFile(filepath.Join(c.Base, initName), nil, 0o555); err != nil {
+	if err := c.Base.Make(); err != nil {
 		return err
 	}
-	conf, err := lxcconf.Marshal(append(h.lines(c), c.Lines...))
+	if err := os.MkdirAll(h.dir(c.Name), 0o711); err != nil {
+		return err
+	}
+	conf, err := lxcconf.Marshal(append(c.Base.Lines(h.Helper), c.Lines...))
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(h.dir(c.Name), "config"), conf, 0o600)
-}
-
-// lines are the same for every container of this host.
-func (h *Host) lines(c Config) []lxcconf.Line {
-	return []lxcconf.Line{
-		lxcconf.Set("lxc.rootfs.path", "dir:"+c.Base),
-		lxcconf.Set("lxc.init.cmd", "/"+initName),
-		lxcconf.MountEntry(h.Helper, initName, "none", "bind,ro,nosuid,nodev"),
-		lxcconf.Set("lxc.mount.auto", "proc:rw"),
-		lxcconf.Set("lxc.autodev", "0"),
-		lxcconf.Set("lxc.console.path", "none"),
-		lxcconf.Set("lxc.tty.max", "0"),
-		lxcconf.Set("lxc.pty.max", "0"),
-		lxcconf.Set("lxc.cap.drop", ""),
-	}
 }
 
 func (h *Host) dir(name string) string { return filepath.Join(h.LXCPath, name) }
@@ -145,17 +120,8 @@ func (i *Instance) Remove() error { return i.host.Remove(i.config) }
 // Remove removes the configuration, the base directory and LXC's lock file of
 // a container that has ended or was never started.
 func (h *Host) Remove(c Config) error {
-	dev := filepath.Join(c.Base, devName)
-	links, err := os.ReadDir(dev) // LXC makes some
-	errs := []error{ignoreMissing(err)}
-	paths := []string{filepath.Join(h.dir(c.Name), "config"), h.dir(c.Name), h.lock(c.Name)}
-	for _, l := range links {
-		paths = append(paths, filepath.Join(dev, l.Name()))
-	}
-	for _, name := range []string{devName, initName, procName, rootName, sockName, ""} {
-		paths = append(paths, filepath.Join(c.Base, name))
-	}
-	for _, p := range paths {
+	errs := []error{c.Base.Remove()}
+	for _, p := range []string{filepath.Join(h.dir(c.Name), "config"), h.dir(c.Name), h.lock(c.Name)} {
 		errs = append(errs, ignoreMissing(os.Remove(p)))
 	}
 	return errors.Join(errs...)

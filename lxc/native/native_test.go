@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cageforge/containerd-shim-nexcage/lxc/base"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/child"
 	"github.com/cageforge/containerd-shim-nexcage/oci/lxcconf"
 )
@@ -33,14 +34,14 @@ func newHost(t *testing.T, script string) (*Host, Config) {
 	dir := t.TempDir()
 	h := &Host{LXCStart: filepath.Join(dir, "lxc-start"), LXCPath: filepath.Join(dir, "lxc", "ns"), Helper: "/usr/libexec/nexcage/nexcage-init"}
 	require.NoError(t, os.WriteFile(h.LXCStart, []byte("#!/bin/sh\n"+script+"\n"), 0o700))
-	c := Config{Name: "c1", Base: filepath.Join(dir, "state", "base"), Log: filepath.Join(dir, "state", "lxc-start.log")}
+	c := Config{Name: "c1", Base: base.Dir(filepath.Join(dir, "state", "base")), Log: filepath.Join(dir, "state", "lxc-start.log")}
 	return h, c
 }
 
 func TestConfigurationOfAContainer(t *testing.T) {
 	h := &Host{LXCPath: "/run/nexcage/lxc/ns", Helper: "/opt/with blank/nexcage-init"}
 	c := Config{Name: "c1", Base: "/run/nexcage/ns/c1/base"}
-	got, err := lxcconf.Marshal(append(h.lines(c), lxcconf.Set("lxc.uts.name", "box")))
+	got, err := lxcconf.Marshal(append(c.Base.Lines(h.Helper), lxcconf.Set("lxc.uts.name", "box")))
 	require.NoError(t, err)
 	golden := filepath.Join("testdata", "config")
 	if *update {
@@ -63,11 +64,11 @@ func TestStartPreparesWhatLXCNeeds(t *testing.T) {
 	for path, want := range map[string]os.FileMode{
 		filepath.Join(h.LXCPath, "c1"):           os.ModeDir | 0o711,
 		filepath.Join(h.LXCPath, "c1", "config"): 0o600,
-		c.Base:                                   os.ModeDir | 0o711,
-		filepath.Join(c.Base, procName):          os.ModeDir | 0o711,
-		filepath.Join(c.Base, rootName):          os.ModeDir | 0o711,
-		filepath.Join(c.Base, devName):           os.ModeDir | 0o711,
-		filepath.Join(c.Base, initName):          0o555,
+		string(c.Base):                           os.ModeDir | 0o711,
+		filepath.Join(string(c.Base), "proc"):    os.ModeDir | 0o711,
+		filepath.Join(string(c.Base), "root"):    os.ModeDir | 0o711,
+		filepath.Join(string(c.Base), "dev"):     os.ModeDir | 0o711,
+		filepath.Join(string(c.Base), "init"):    0o555,
 		c.Log:                                    0o600,
 	} {
 		st, err := os.Stat(path)
@@ -77,14 +78,14 @@ func TestStartPreparesWhatLXCNeeds(t *testing.T) {
 	out, err := os.ReadFile(c.Log)
 	require.NoError(t, err)
 	assert.Contains(t, string(out), "-F -n c1 -P "+h.LXCPath+"\n")
-	assert.Contains(t, string(out), "lxc.rootfs.path = dir:"+c.Base+"\n")
+	assert.Contains(t, string(out), "lxc.rootfs.path = dir:"+string(c.Base)+"\n")
 	assert.Contains(t, string(out), "lxc.uts.name = box\n")
 	assert.Contains(t, string(out), "LC_ALL=C\n")
 	assert.NotContains(t, string(out), "NEXCAGE_SECRET", "the environment is LXC's own")
 	assert.Contains(t, string(out), "\n/\n", "the working directory is no mount's")
 
 	require.NoError(t, i.Remove())
-	assert.NoDirExists(t, c.Base)
+	assert.NoDirExists(t, string(c.Base))
 	assert.NoDirExists(t, filepath.Join(h.LXCPath, "c1"))
 	assert.FileExists(t, c.Log, "it is of the one who named it")
 }
@@ -105,7 +106,7 @@ func TestAStartThatFailsLeavesNothing(t *testing.T) {
 			tc.prepare(t, h, &c)
 			_, err := h.Start(t.Context(), c)
 			require.ErrorIs(t, err, tc.want)
-			assert.NoDirExists(t, c.Base)
+			assert.NoDirExists(t, string(c.Base))
 			assert.NoDirExists(t, filepath.Join(h.LXCPath, c.Name))
 		})
 	}
@@ -129,7 +130,7 @@ func TestRemoveTakesWhatIsThere(t *testing.T) {
 			}
 			for range 2 {
 				require.NoError(t, h.Remove(c))
-				assert.NoDirExists(t, c.Base)
+				assert.NoDirExists(t, string(c.Base))
 				assert.NoDirExists(t, filepath.Join(h.LXCPath, c.Name))
 			}
 		})
@@ -139,14 +140,14 @@ func TestRemoveTakesWhatIsThere(t *testing.T) {
 func TestRemoveTakesWhatLXCAndTheHelperLeave(t *testing.T) {
 	h, c := newHost(t, "")
 	require.NoError(t, h.prepare(c))
-	require.NoError(t, os.Symlink("/proc/self/fd", filepath.Join(c.Base, devName, "fd")))
-	require.NoError(t, os.WriteFile(filepath.Join(c.Base, sockName), nil, 0o600))
+	require.NoError(t, os.Symlink("/proc/self/fd", filepath.Join(string(c.Base), "dev", "fd")))
+	require.NoError(t, os.WriteFile(filepath.Join(string(c.Base), "sock"), nil, 0o600))
 	lock := filepath.Join("/run/lxc/lock", h.LXCPath, ".c1")
 	require.NoError(t, os.MkdirAll(filepath.Dir(lock), 0o755))
 	t.Cleanup(func() { removeEmpty(filepath.Dir(lock), "/run/lxc/lock") })
 	require.NoError(t, os.WriteFile(lock, nil, 0o600))
 	require.NoError(t, h.Remove(c))
-	assert.NoDirExists(t, c.Base)
+	assert.NoDirExists(t, string(c.Base))
 	assert.NoFileExists(t, lock)
 }
 
@@ -159,7 +160,7 @@ func removeEmpty(dir, top string) {
 func TestRemoveKeepsWhatIsNotLXCs(t *testing.T) {
 	h, c := newHost(t, "")
 	require.NoError(t, h.prepare(c))
-	kept := filepath.Join(c.Base, rootName, "data")
+	kept := filepath.Join(string(c.Base), "root", "data")
 	require.NoError(t, os.WriteFile(kept, nil, 0o600))
 	assert.Error(t, h.Remove(c))
 	assert.FileExists(t, kept)

@@ -103,7 +103,7 @@ func TestDeleteDestroysWhatLXCHasMade(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(lxcPath, "c1", "config"), nil, 0o600))
 	require.NoError(t, e.update(func(st *state.State) {
 		st.Backend = "lxc"
-		st.LXC = &lxc.Record{Bundle: st.Bundle, StateDir: string(e.dir), LXCPath: lxcPath, Name: "c1"}
+		st.LXC = &lxc.Record{Bundle: st.Bundle, StateDir: string(e.dir), Host: lxc.HostNative, LXCPath: lxcPath, Name: "c1"}
 	}))
 	got, err := Delete(t.Context(), "ns", "c1", e.state.Bundle)
 	require.NoError(t, err)

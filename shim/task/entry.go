@@ -93,7 +93,7 @@ func (s *Service) route(ctx context.Context, r *taskAPI.CreateTaskRequest) (*ent
 // choose sets the backend, and what it wants in the request.
 func (s *Service) choose(e *entry, r *taskAPI.CreateTaskRequest) (err error) {
 	if e.state.Backend == config.BackendLXC {
-		e.backend, e.state.Host = s.lxc, "native"
+		e.backend, e.state.Host = s.lxc, lxc.HostNative
 		return nil
 	}
 	if e.backend, err = s.crunService(e.config.StateDir); err != nil {
@@ -205,7 +205,7 @@ func (s *Service) lxcRequest(_ context.Context, r *taskAPI.CreateTaskRequest) (l
 		Stdio:     lxc.Stdio{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 		IOUID:     e.runc.GetIoUid(),
 		IOGID:     e.runc.GetIoGid(),
-		Host:      host,
+		Host:      lxc.Native(host),
 		Joiner:    joiner,
 		Broadcast: broadcast(e.config.LXC.Native.ExitStatus),
 		Save: func(rec lxc.Record) error {

@@ -1,0 +1,92 @@
+package lxc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/cageforge/containerd-shim-nexcage/lxc/monitor"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/native"
+	"github.com/cageforge/containerd-shim-nexcage/oci"
+	"github.com/cageforge/containerd-shim-nexcage/oci/lxcconf"
+)
+
+// HostNative is plain LXC, as in Record.Host.
+const HostNative = "native"
+
+// Host is what Create needs of the machine. What is to be removed later is
+// found by the record alone, in any process (Record.Destroy).
+type Host interface {
+	// Reserve takes the container's place on the host, and writes it to the
+	// record. It calls save before it lets others see the place without a
+	// record; the record may be destroyed from then on.
+	Reserve(ctx context.Context, c *Config, r *Record, save func() error) error
+	// Start starts LXC in that place. It does not wait: the container is up
+	// when the helper connects.
+	Start(ctx context.Context, c *Config, r *Record) (Instance, error)
+}
+
+// Instance is a container that LXC is starting or runs.
+type Instance interface {
+	// Monitor is the pid of lxc-start; 0 while it is not known.
+	Monitor() int
+	// Adopt tells it the first process, which was not known before. Monitor
+	// is known from then on.
+	Adopt(init int) error
+	// Done is closed when LXC has ended: it could not start the container,
+	// or the container is gone and cleaned up after.
+	Done() <-chan struct{}
+	// Failure says why LXC could not start the container, once Done is
+	// closed.
+	Failure() error
+}
+
+// Config is a container for a Host to start.
+type Config struct {
+	Request *Request
+	Plan    *oci.Plan
+	Cgroup  string // of the container, below the root of each hierarchy
+}
+
+// Native makes plain LXC a Host.
+func Native(h *native.Host) Host { return nativeHost{h} }
+
+type nativeHost struct{ *native.Host }
+
+func (h nativeHost) Reserve(_ context.Context, c *Config, r *Record, save func() error) error {
+	r.Host, r.LXCPath, r.Name = HostNative, h.LXCPath, c.Request.ID
+	return save()
+}
+
+func (h nativeHost) Start(ctx context.Context, c *Config, r *Record) (Instance, error) {
+	i, err := h.Host.Start(ctx, r.native(c.Plan.Config))
+	if err != nil {
+		return nil, err
+	}
+	return nativeInstance{i}, nil
+}
+
+type nativeInstance struct{ *native.Instance }
+
+func (nativeInstance) Adopt(int) error { return nil }
+
+// native is the container on plain LXC.
+func (r *Record) native(lines []lxcconf.Line) native.Config {
+	return native.Config{Name: r.Name, Base: r.base(), Log: filepath.Join(r.StateDir, "lxc-start.log"), Lines: lines}
+}
+
+// removeFromHost gives the container's place on the host back.
+func (r *Record) removeFromHost(context.Context) error {
+	switch {
+	case r.Host == "" && r.LXCPath == "":
+		return r.base().Remove()
+	case r.Host == HostNative, r.Host == "": // as records were before they told the host
+		host := native.Host{LXCPath: r.LXCPath}
+		return errors.Join(host.Remove(r.native(nil)), monitor.Sweep(r.LXCPath))
+	default:
+		return fmt.Errorf("record of %s: host %q is not known: %w", r.Name, r.Host, errdefs.ErrFailedPrecondition)
+	}
+}
