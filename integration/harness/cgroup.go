@@ -74,3 +74,66 @@ func removeCgroups(token string) error {
 	}
 	return nil
 }
+
+// privateCgroups gives the session a cgroup of its own in every hierarchy, as
+// the root that its processes see: groups whose names know no session, such as
+// lxc/900000, do not meet those of another one. The calling thread must be
+// locked; the mounts are the session's own.
+func privateCgroups(token string) error {
+	infos, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return err
+	}
+	infos = slices.DeleteFunc(infos, func(i *mountinfo.Info) bool { return !strings.HasPrefix(i.Mountpoint, "/sys/fs/cgroup") })
+	for _, i := range infos {
+		if err := enterCgroup(filepath.Join(i.Mountpoint, token)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("new cgroup namespace: %w", err)
+	}
+	for _, i := range infos {
+		if err := unix.Unmount(i.Mountpoint, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", i.Mountpoint, err)
+		}
+		if err := unix.Mount(i.Source, i.Mountpoint, i.FSType, 0, hierarchy(i)); err != nil {
+			return fmt.Errorf("mount %s %s: %w", i.FSType, i.Mountpoint, err)
+		}
+	}
+	return nil
+}
+
+// hierarchy are the mount options that name a v1 hierarchy.
+func hierarchy(i *mountinfo.Info) string {
+	if i.FSType == "cgroup2" {
+		return ""
+	}
+	var names []string
+	for _, o := range strings.Split(i.VFSOptions, ",") {
+		if o != "rw" && o != "ro" && o != "xattr" && !strings.HasPrefix(o, "release_agent=") {
+			names = append(names, o)
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+// enterCgroup makes a cgroup and moves this process into it.
+func enterCgroup(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} { // empty in a new v1 group, which then takes no process
+		value, err := os.ReadFile(filepath.Join(filepath.Dir(dir), name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), value, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s of the session's cgroup: %w", name, err)
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
+}

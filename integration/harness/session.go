@@ -1,8 +1,8 @@
 // Package harness gives tests, the demo and the benchmarks a real containerd
 // in a place of its own, and tells what was left behind there.
 //
-// A session (Enter) is the whole program run again in private mount, pid and
-// network namespaces: /run is a tmpfs that shows the host's entries except
+// A session (Enter) is the whole program run again in private mount, pid,
+// network, uts and cgroup namespaces: /run is a tmpfs that shows the host's entries except
 // those of container runtimes, /etc is an overlay, and everything that was
 // started ends with the session. A World is one containerd in a session.
 //
@@ -86,7 +86,7 @@ func outerStage() (int, error) {
 	}
 	cmd.Env = append(cmd.Env, tokenEnv+"="+token, dirEnv+"="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET,
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS,
 		Pdeathsig:  unix.SIGKILL,
 	}
 	if err := cmd.Start(); err != nil {
@@ -142,29 +142,15 @@ func exitCode(err error) int {
 
 // initStage is process 1 of the session: it makes the mounts, starts the
 // program, and reaps. When it ends the kernel ends all others.
-// toRootCgroups moves this process, the session's first, to where a machine's
-// first process is: LXC makes its groups below that one's.
-func toRootCgroups() error {
-	procs, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
-	if err != nil {
-		return err
-	}
-	for _, p := range procs {
-		if err := os.WriteFile(p, []byte("0"), 0); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func initStage() (int, error) {
+	runtime.LockOSThread() // namespaces are the thread's, and its children's
 	if err := private(Dir()); err != nil {
 		return 1, err
 	}
 	if err := loopbackUp(); err != nil {
 		return 1, fmt.Errorf("bring up lo: %w", err)
 	}
-	if err := toRootCgroups(); err != nil {
+	if err := privateCgroups(Token()); err != nil {
 		return 1, err
 	}
 	cmd, err := stage(stageRun)
