@@ -55,7 +55,7 @@ $(BIN)/nexcage-init: $(HELPER_DEPS)
 	@mkdir -p $(@D)
 	$(HELPER_CC) $(HELPER_CFLAGS) $(HELPER_LDFLAGS) -o $@ $(HELPER_SRC)
 
-tools: tools-2.4 tools-1.7 tools-1.6 ## containerd 2.4, 1.7 and 1.6, into bin/tools/
+tools: tools-2.4 tools-1.7 tools-1.6 bin/tools/observe ## containerd 2.4, 1.7 and 1.6, and what tests need, into bin/tools/
 
 .PHONY: tools-2.4 tools-1.7 tools-1.6
 TOOLS := containerd ctr containerd-shim-runc-v2
@@ -69,6 +69,12 @@ bin/tools/containerd-shim-runc-v2: integration/tools/go.mod integration/tools/go
 tools-1.7: $(TOOLS:%=bin/tools/1.7/%)
 $(TOOLS:%=bin/tools/1.7/%): bin/tools/1.7/%: integration/tools17/go.mod integration/tools17/go.sum
 	$(GO) -C integration/tools17 build -ldflags '-s -w' -o $(CURDIR)/$@ github.com/containerd/containerd/cmd/$*
+
+# What the tests' images have to look at system calls with; for this machine.
+OBSERVE_SRC := integration/observe/observe.c cmd/nexcage-init/mem.c
+bin/tools/observe: $(OBSERVE_SRC) cmd/nexcage-init/sys.h cmd/nexcage-init/flags.mk
+	@mkdir -p $(@D)
+	gcc $(HELPER_CFLAGS) $(HELPER_LDFLAGS) -o $@ $(OBSERVE_SRC)
 
 # Debian 12's package is unpacked, not installed. Where the distribution has no
 # 1.6 the file `absent` says so, and the tests that want one are skipped.

@@ -274,9 +274,12 @@ func (w *World) Ctr(ctx context.Context, args ...string) *exec.Cmd {
 // Outside is where the hostile image's links lead; it does not exist by itself.
 func Outside() string { return filepath.Join(Dir(), "outside") }
 
+// Observer is the program that looks at system calls, in the images too.
+func Observer() string { return filepath.Join(Bin(), "tools", "observe") }
+
 func (w *World) importImages(ctx context.Context) error {
 	ctx = w.Context(ctx)
-	images, err := image.All(Outside())
+	images, err := image.All(Outside(), Observer())
 	if err != nil {
 		return err
 	}

@@ -45,17 +45,21 @@ type Image struct {
 
 // All builds every image. The links of the hostile one lead to outside, an
 // absolute path: a test puts files there, on the host, and sees that nobody
-// touched them.
-func All(outside string) ([]Image, error) {
+// touched them. The program observe (see its source) is in all but Scratch.
+func All(outside, observe string) ([]Image, error) {
 	bb, err := os.ReadFile("/bin/busybox")
 	if err != nil {
 		return nil, fmt.Errorf("the images are made from busybox-static: %w", err)
+	}
+	observer, err := os.ReadFile(observe)
+	if err != nil {
+		return nil, fmt.Errorf("was `make tools` run? %w", err)
 	}
 	applets, err := exec.Command("/bin/busybox", "--list").Output()
 	if err != nil {
 		return nil, fmt.Errorf("list busybox's applets: %w", err)
 	}
-	base := userland(bb, strings.Fields(string(applets)))
+	base := append(userland(bb, strings.Fields(string(applets))), File{Path: "bin/observe", Mode: 0o755, Data: observer})
 	return []Image{
 		{Name: Busybox, Files: base, Config: config("sh")},
 		{Name: Scratch, Files: []File{{Path: "busybox", Mode: 0o755, Data: bb}}, Config: config("/busybox", "echo", "scratch")},

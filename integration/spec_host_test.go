@@ -1,0 +1,177 @@
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
+)
+
+// need is something that not every machine has, and by which name a row that
+// has to go without it says so.
+type need struct {
+	name string
+	has  func() bool
+}
+
+var (
+	cgroupV1 = need{"cgroup v1", func() bool { return !exists("/sys/fs/cgroup/cgroup.controllers") }}
+	cgroupV2 = need{"cgroup v2", func() bool { return exists("/sys/fs/cgroup/cgroup.controllers") }}
+	apparmor = need{"AppArmor", func() bool { return contains("/sys/module/apparmor/parameters/enabled", "Y") }}
+	selinux  = need{"SELinux", func() bool { return exists("/sys/fs/selinux/enforce") }}
+	resctrl  = need{"resctrl", func() bool { return exists("/sys/fs/resctrl/info") }}
+	twoNodes = need{"two NUMA nodes", func() bool { return exists("/sys/devices/system/node/node1") }}
+	twoCPUs  = need{"two CPUs", func() bool { return exists("/sys/devices/system/cpu/cpu1") }}
+	swap     = need{"accounting of swap", func() bool {
+		return cgroupV2.has() || exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+	}}
+	ia32     = need{"32-bit system calls", func() bool { return exec.Command(harness.Observer(), "call32", "20").Run() == nil }}
+	resource = capability("CAP_SYS_RESOURCE", unix.CAP_SYS_RESOURCE)
+)
+
+// controller is a cgroup controller in v1's hierarchy of that name, or in v2.
+func controller(v1, v2 string) need {
+	return need{"the cgroup controller " + v1, func() bool {
+		if cgroupV2.has() {
+			return contains("/sys/fs/cgroup/cgroup.controllers", v2)
+		}
+		return exists(filepath.Join("/sys/fs/cgroup", v1, "tasks"))
+	}}
+}
+
+// controllerHas is a file that a kernel may have been built without; "" for
+// v2, where there is none, or all have it.
+func controllerHas(v1, v2 string) need {
+	return need{"the cgroup file " + v1, func() bool {
+		if cgroupV2.has() {
+			return v2 == "" || len(glob("/sys/fs/cgroup/*/"+v2)) > 0
+		}
+		return exists(filepath.Join("/sys/fs/cgroup", v1))
+	}}
+}
+
+// capability is one that root has not everywhere.
+func capability(name string, bit uint) need {
+	return need{name, func() bool {
+		data, _ := os.ReadFile("/proc/self/status")
+		for line := range strings.Lines(string(data)) {
+			if v, ok := strings.CutPrefix(line, "CapEff:"); ok {
+				set, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+				return err == nil && set>>bit&1 == 1
+			}
+		}
+		return false
+	}}
+}
+
+// kernel is a version of Linux.
+func kernel(major, minor int) need {
+	return need{fmt.Sprintf("Linux %d.%d", major, minor), func() bool {
+		var u unix.Utsname
+		if unix.Uname(&u) != nil {
+			return false
+		}
+		return !older(unix.ByteSliceToString(u.Release[:]), fmt.Sprintf("%d.%d", major, minor))
+	}}
+}
+
+// lacks names the first thing that is not here.
+func lacks(needs []need) string {
+	for _, n := range needs {
+		if !n.has() {
+			return n.name
+		}
+	}
+	return ""
+}
+
+// crunVersion is what the crun of this machine says it is.
+var crunVersion = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("crun", "--version").Output()
+	if err != nil {
+		return "", err
+	}
+	line, _, _ := bytes.Cut(out, []byte("\n"))
+	version, ok := strings.CutPrefix(string(line), "crun version ")
+	if !ok {
+		return "", fmt.Errorf("crun --version says %q", line)
+	}
+	return version, nil
+})
+
+func crunKnows(t *testing.T, since string) bool {
+	t.Helper()
+	if since == "" {
+		return true
+	}
+	version, err := crunVersion()
+	require.NoError(t, err)
+	return !older(version, since)
+}
+
+// older compares dotted numbers; what follows them in a is left out.
+func older(a, b string) bool {
+	end := strings.IndexFunc(a, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
+	if end >= 0 {
+		a = a[:end]
+	}
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range bs {
+		var x, y int
+		if i < len(as) {
+			x, _ = strconv.Atoi(as[i])
+		}
+		if y, _ = strconv.Atoi(bs[i]); x != y {
+			return x < y
+		}
+	}
+	return false
+}
+
+func TestOlder(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{{"1.8.1", "1.8.1", false}, {"1.8.1", "1.12", true}, {"1.21-dirty", "1.9", false}, {"6.18.44-x", "6.15", false}, {"1.8", "1.8.1", true}} {
+		if older(tc.a, tc.b) != tc.want {
+			t.Errorf("%s < %s: want %v", tc.a, tc.b, tc.want)
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func contains(path, word string) bool {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	for _, f := range strings.Fields(string(data)) {
+		if f == word {
+			return true
+		}
+	}
+	return false
+}
+
+func glob(pattern string) []string {
+	found, _ := filepath.Glob(pattern)
+	return found
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func ptr[T any](v T) *T { return &v }
