@@ -32,7 +32,9 @@ func hookInto(x *shown, hooks **specs.Hooks, kind, script string) {
 func hookRow(kind, _ string, _ bool) row {
 	return row{
 		name: kind, fields: []string{"hooks." + kind},
-		spec: func(x *shown, s *specs.Spec) { hookInto(x, &s.Hooks, kind, "cat > state; env > environment; echo $0 > argument") },
+		spec: func(x *shown, s *specs.Spec) {
+			hookInto(x, &s.Hooks, kind, "cat > state; env > environment; echo $0 > argument")
+		},
 		look: func(x *shown) {
 			assert.Contains(x.t, x.hostFile("state"), x.ID)
 			assert.Contains(x.t, x.hostFile("environment"), "HOOK="+kind)

@@ -90,11 +90,20 @@ var mountRows = []row{
 		},
 	},
 	{
-		name: "propagation", fields: []string{"mounts[].options"},
+		name: "propagation-slave", fields: []string{"mounts[].options"},
 		spec: func(x *shown, s *specs.Spec) {
 			x.tree()
 			require.NoError(x.t, unix.Mount("", filepath.Join(x.dir, "sub"), "", unix.MS_SHARED, ""))
-			s.Linux.RootfsPropagation = "rshared" // of what is private nothing can be a slave or peer
+			s.Linux.RootfsPropagation = "rslave" // of what is private nothing can be a slave
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/rslave", Type: "bind", Source: x.dir, Options: []string{"rbind", "rslave"}})
+		},
+		look: func(x *shown) { assert.Regexp(x.t, `^master:\d+$`, x.mountAt("/rslave/sub").tags) },
+	},
+	{
+		name: "propagation", fields: []string{"mounts[].options"}, flaw: "lets linux.rootfsPropagation decide",
+		spec: func(x *shown, s *specs.Spec) {
+			x.tree()
+			require.NoError(x.t, unix.Mount("", filepath.Join(x.dir, "sub"), "", unix.MS_SHARED, ""))
 			for _, option := range []string{"private", "slave", "shared", "unbindable"} {
 				s.Mounts = append(s.Mounts, specs.Mount{
 					Destination: "/" + option, Type: "bind", Source: filepath.Join(x.dir, "sub"), Options: []string{"bind", option},

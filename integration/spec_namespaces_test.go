@@ -47,11 +47,11 @@ var namespaceRows = []row{
 		},
 	},
 	{
-		name: "namespace-of-another-type", fields: []string{"linux.namespaces[].path"}, refused: "linux.namespaces[",
+		name: "namespace-of-another-type", fields: []string{"linux.namespaces[].path"}, refused: "linux.namespaces: network",
 		spec: func(_ *shown, s *specs.Spec) { setNamespace(s, specs.NetworkNamespace, "/proc/self/ns/uts") },
 	},
 	{
-		name: "namespace-path-is-missing", fields: []string{"linux.namespaces[].path"}, refused: "linux.namespaces[",
+		name: "namespace-path-is-missing", fields: []string{"linux.namespaces[].path"}, refused: "linux.namespaces: network",
 		spec: func(_ *shown, s *specs.Spec) { setNamespace(s, specs.NetworkNamespace, "/no/such") },
 	},
 }

@@ -85,13 +85,17 @@ var rootRows = []row{
 	},
 	{
 		name: "masked-paths", fields: []string{"linux.maskedPaths"},
-		spec: func(_ *shown, s *specs.Spec) { s.Linux.MaskedPaths = []string{"/etc/passwd", "/home", "/no/such", "/proc/keys"} },
+		spec: func(_ *shown, s *specs.Spec) {
+			s.Linux.MaskedPaths = []string{"/etc/passwd", "/home", "/no/such", "/proc/keys"}
+		},
 		args: []string{"sh", "-c", "cat /etc/passwd; ls -A /home; touch /home/x 2>/dev/null || echo refused; cat /proc/keys; test ! -e /no"},
 		want: "refused\n",
 	},
 	{
 		name: "readonly-paths", fields: []string{"linux.readonlyPaths"},
-		spec: func(_ *shown, s *specs.Spec) { s.Linux.ReadonlyPaths = []string{"/home", "/etc/passwd", "/no/such", "/proc/sys"} },
+		spec: func(_ *shown, s *specs.Spec) {
+			s.Linux.ReadonlyPaths = []string{"/home", "/etc/passwd", "/no/such", "/proc/sys"}
+		},
 		look: func(x *shown) {
 			for _, path := range []string{"/home", "/etc/passwd", "/proc/sys"} {
 				assert.Contains(x.t, x.mountAt(path).options, "ro", path)

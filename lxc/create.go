@@ -98,6 +98,9 @@ func (c *creation) translate(ctx context.Context) (err error) {
 	if c.plan, err = oci.Translate(c.request.Bundle, c.spec); err != nil {
 		return err
 	}
+	if err := checkNamespaces(c.plan); err != nil {
+		return err
+	}
 	for _, w := range c.plan.Warnings {
 		log.G(ctx).WithField("id", c.request.ID).Warn(w)
 	}
