@@ -40,6 +40,7 @@ static const struct shape shapes[] = {
 	[OP_WRITE_FD] = { sizeof(struct p_write) + 1, MAX_MESSAGE, 1, 1 },
 	[OP_SESSION_KEYRING] = FIXED(0),
 	[OP_UNSHARE] = FIXED(sizeof(struct p_u32)),
+	[OP_FSOPEN] = ANY(2),
 };
 
 /* strings tells whether exactly count strings fill the bytes p to end. */
@@ -102,6 +103,7 @@ static const char *check_payload(uint32_t code, uint8_t *p, uint32_t length)
 	case OP_WRITE_FD:
 		return ((struct p_write *)p)->zero ? "not zero" : NULL;
 	case OP_CHDIR:
+	case OP_FSOPEN:
 		return strings(p, p + length, 1) ? NULL : "bad string";
 	case OP_LOOKUP:
 		return check_lookup((struct p_lookup *)p, p + length);

@@ -181,6 +181,24 @@ static long fork_child(uint32_t index)
 	die(0);
 }
 
+/*
+ * The file system that is made with the context belongs to the user namespace
+ * of who opened it, not of who makes it.
+ */
+static long fs_open(const char *type, uint32_t index)
+{
+	struct reply r = { .magic = MAGIC, .kind = REPLY_OPENED,
+			   .index = index, .code = OP_FSOPEN };
+	long fd = sys2(NR_fsopen, type, FSOPEN_CLOEXEC);
+	long sent;
+
+	if (fd < 0)
+		return fd;
+	sent = send_reply(&r, (int)fd);
+	sys1(NR_close, fd);
+	return sent;
+}
+
 /* A kernel without keyrings has none that the process could come by. */
 static long session_keyring(void)
 {
@@ -280,6 +298,8 @@ long execute(const struct message *m, const struct op *op, uint32_t index,
 		return exec(p, extra);
 	case OP_FORK:
 		return fork_child(index);
+	case OP_FSOPEN:
+		return fs_open(p, index);
 	}
 	return execute_simple(op);
 }

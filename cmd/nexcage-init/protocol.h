@@ -46,11 +46,13 @@
 #define OP_WRITE_FD 24
 #define OP_SESSION_KEYRING 25
 #define OP_UNSHARE 26
+#define OP_FSOPEN 27
 
 #define REPLY_OK 0        /* every operation of the message was done */
 #define REPLY_FAILED 1    /* an operation failed; the helper ends */
 #define REPLY_FORKED 2    /* value is the pid, the pidfd comes with it */
 #define REPLY_MALFORMED 3 /* nothing was done; the helper ends */
+#define REPLY_OPENED 4    /* a descriptor comes with it; the helper goes on */
 
 /* Why OP_LOOKUP failed, in reply.extra. */
 #define LOOKUP_UNUSABLE 0  /* found, but a directory or not executable */

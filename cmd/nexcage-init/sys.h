@@ -137,6 +137,7 @@ static inline long sys6(long nr, long a, long b, long c, long d, long e, long f)
 #endif
 
 /* The same everywhere. */
+#define NR_fsopen 430
 #define NR_pidfd_send_signal 424
 #define NR_close_range 436
 #define NR_faccessat2 439
@@ -172,6 +173,7 @@ static inline long sys6(long nr, long a, long b, long c, long d, long e, long f)
 #define F_DUPFD_CLOEXEC 1030
 #define FD_CLOEXEC 1
 #define CLOSE_RANGE_CLOEXEC 4
+#define FSOPEN_CLOEXEC 1
 
 #define PROT_READ 1
 #define PROT_WRITE 2

@@ -72,7 +72,7 @@ func validPayload(code initop.Code, p []byte, nfds uint32) bool {
 		return len(p) == 8
 	case initop.CodeSetCaps:
 		return len(p) == 24
-	case initop.CodeChdir:
+	case initop.CodeChdir, initop.CodeFSOpen:
 		return len(p) >= 2 && countStrings(p) == 1
 	case initop.CodeSeccomp:
 		return len(p) > 8 && len(p)%8 == 0 && len(p)/8-1 <= initop.MaxFilter && u32(1) == 0

@@ -73,11 +73,11 @@ func (j *Joiner) Join(ctx context.Context, ops []initop.Op, files ...*os.File) (
 	}
 	r, err := s.join(ctx, ops, files)
 	if err != nil {
-		kill(cmd.Process, r.pidfd)
+		kill(cmd.Process, r.file)
 		s.Close()
 		return nil, err
 	}
-	return &Joined{stream: s, Child: forked.Adopt(int(r.value)), PIDFD: r.pidfd}, nil
+	return &Joined{stream: s, Child: forked.Adopt(int(r.value)), PIDFD: r.file}, nil
 }
 
 // command is the helper with nothing from the caller but the socket.
@@ -117,7 +117,7 @@ func (s *stream) join(ctx context.Context, ops []initop.Op, files []*os.File) (f
 			return err
 		}
 		var last *reply
-		for last == nil || (forked.pidfd == nil && comesAfterFork(*last, ops)) {
+		for last == nil || (forked.file == nil && comesAfterFork(*last, ops)) {
 			r, err := s.receive()
 			switch {
 			case errors.Is(err, io.EOF):

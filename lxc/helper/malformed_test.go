@@ -186,7 +186,7 @@ func every() []initop.Op {
 		initop.RLimit(unix.RLIMIT_NOFILE, 10, 20), initop.SetGroups([]uint32{1, 2}), initop.SetGroups(nil), initop.SetGID(1),
 		initop.SetUID(1), initop.KeepCaps(), initop.DropBounding(1), initop.SetCaps(1, 2, 3), initop.SetAmbient(1),
 		initop.NoNewPrivs(), initop.Chdir("/tmp"), initop.Personality(1), initop.Seccomp(refuse(1), 0), initop.CloseFrom(3),
-		initop.JoinCgroup(0), initop.SetNS(1, 2), initop.WriteFD(0, []byte("data")), initop.SessionKeyring(), initop.Unshare(unix.CLONE_NEWCGROUP), initop.Fork(),
+		initop.JoinCgroup(0), initop.SetNS(1, 2), initop.WriteFD(0, []byte("data")), initop.SessionKeyring(), initop.Unshare(unix.CLONE_NEWCGROUP), initop.FSOpen("tmpfs"), initop.Fork(),
 		initop.Lookup("sh", "/bin:/usr/bin"), initop.Lookup("sh", ""), initop.Lookup("/bin/sh", ""),
 		initop.Exec([]string{"sh", ""}, []string{"A=b"}),
 	}

@@ -292,6 +292,22 @@ func TestUnshareMakesANewNamespace(t *testing.T) {
 	assert.NotEqual(t, before, after)
 }
 
+func TestOpenGivesAContextOfTheHelpersUserNamespace(t *testing.T) {
+	conn, _ := waiting(t)
+	require.NoError(t, conn.Run(t.Context(), []initop.Op{initop.Unshare(unix.CLONE_NEWUSER | unix.CLONE_NEWNS)}))
+	f, err := conn.Open(t.Context(), "tmpfs")
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, unix.FsconfigCreate(int(f.Fd())))
+	mount, err := unix.Fsmount(int(f.Fd()), unix.FSMOUNT_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(mount)
+	// The file system knows no id of the host, as nothing is mapped.
+	require.Error(t, unix.Mkdirat(mount, "d", 0o755))
+	_, err = conn.Open(t.Context(), "nosuchfs")
+	require.ErrorIs(t, err, unix.ENODEV)
+}
+
 func TestSessionKeyringIsNotTheShims(t *testing.T) {
 	self, err := os.Executable()
 	require.NoError(t, err)

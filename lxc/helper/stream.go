@@ -29,7 +29,7 @@ type reply struct {
 	kind, index, code uint32
 	value             int32
 	extra             uint32
-	pidfd             *os.File // of ReplyForked
+	file              *os.File // of ReplyForked a pidfd, of ReplyOpened what was opened
 }
 
 // Run sends operations and waits until they are done. A failed one is an
@@ -49,6 +49,34 @@ func (s *stream) Run(ctx context.Context, ops []initop.Op, files ...*os.File) er
 		}
 		return s.check(r, ops)
 	})
+}
+
+// Open lets the helper open a file system context of that type. The file is
+// the caller's.
+func (s *stream) Open(ctx context.Context, fsType string) (file *os.File, err error) {
+	ops := []initop.Op{initop.FSOpen(fsType)}
+	err = s.during(ctx, func() error {
+		r, err := s.exchange(ctx, ops, nil)
+		if err == nil && r.kind == initop.ReplyOpened {
+			file = r.file
+			r, err = s.receive()
+		}
+		if errors.Is(err, io.EOF) {
+			err = ErrEnded
+		}
+		if err != nil {
+			return err
+		}
+		return s.check(r, ops)
+	})
+	if err == nil && file == nil {
+		err = fmt.Errorf("the helper sent no descriptor: %w", errdefs.ErrInternal)
+	}
+	if err != nil {
+		closeFile(file)
+		return nil, fmt.Errorf("fsopen %q: %w", fsType, err)
+	}
+	return file, nil
 }
 
 // Exec sends operations of which the last is Exec, and waits until the user's
@@ -167,26 +195,28 @@ func (s *stream) receive() (reply, error) {
 	if err != nil {
 		return reply{}, fmt.Errorf("read from the helper: %w", err)
 	}
-	pidfd, err := descriptor(oob[:oobn])
+	file, err := descriptor(oob[:oobn])
 	if err != nil {
 		return reply{}, err
 	}
 	if _, err := io.ReadFull(s.conn, buf[n:]); err != nil {
-		closeFile(pidfd)
+		closeFile(file)
 		return reply{}, fmt.Errorf("read from the helper: %w", err)
 	}
-	return parse(buf, pidfd)
+	return parse(buf, file)
 }
 
-func parse(buf []byte, pidfd *os.File) (reply, error) {
+func parse(buf []byte, file *os.File) (reply, error) {
 	u32 := func(i int) uint32 { return binary.LittleEndian.Uint32(buf[4*i:]) }
-	r := reply{kind: u32(1), index: u32(2), code: u32(3), value: int32(u32(4)), extra: u32(5), pidfd: pidfd}
-	if u32(0) != initop.Magic || (r.kind == initop.ReplyForked) != (pidfd != nil) {
-		closeFile(pidfd)
+	r := reply{kind: u32(1), index: u32(2), code: u32(3), value: int32(u32(4)), extra: u32(5), file: file}
+	if u32(0) != initop.Magic || carriesFile(r.kind) != (file != nil) {
+		closeFile(file)
 		return reply{}, fmt.Errorf("not a reply of the helper: %x: %w", buf, errdefs.ErrInternal)
 	}
 	return r, nil
 }
+
+func carriesFile(kind uint32) bool { return kind == initop.ReplyForked || kind == initop.ReplyOpened }
 
 func closeFile(f *os.File) {
 	if f != nil {

@@ -274,6 +274,17 @@ func SessionKeyring() Op { return op(CodeSessionKeyring, nil, "join a new sessio
 // Unshare moves the process into new namespaces, CLONE_NEW* of unshare(2).
 func Unshare(flags int) Op { return op(CodeUnshare, u32(uint32(flags)), "unshare %#x", flags) }
 
+// FSOpen opens a file system context (fsopen(2), Linux 5.2), which comes back
+// with the reply: the file system that is made with it belongs to the helper's
+// user namespace, whoever makes it.
+func FSOpen(fsType string) Op {
+	o := op(CodeFSOpen, cstrings(fsType), "fsopen %q", fsType)
+	if fsType == "" || hasNUL(fsType) {
+		o.err = o.invalid("not a file system type")
+	}
+	return o
+}
+
 func cstrings(s ...string) []byte {
 	var b []byte
 	for _, v := range s {

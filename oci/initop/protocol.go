@@ -45,6 +45,7 @@ const (
 	CodeWriteFD
 	CodeSessionKeyring
 	CodeUnshare
+	CodeFSOpen
 )
 
 // Kinds of replies.
@@ -53,6 +54,7 @@ const (
 	ReplyFailed    = 1 // an operation failed, value is the errno
 	ReplyForked    = 2 // value is the pid, the pidfd comes with it
 	ReplyMalformed = 3 // nothing was done
+	ReplyOpened    = 4 // a descriptor comes with it; more replies follow
 )
 
 // Why a Lookup failed: what a reply has as extra.
