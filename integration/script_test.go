@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -289,10 +288,6 @@ func (s *script) checkEvents(want []string) {
 		s.awaitEvent(want[len(want)-1])
 	}
 	got := harness.Strings(s.place.events.Of(s.ID))
-	if i := slices.Index(got, "oom"); i >= 0 && i+1 < len(got) && got[i+1] == "start" {
-		// A process may be killed while its Start has not answered yet.
-		got[i], got[i+1] = got[i+1], got[i]
-	}
 	assert.Equal(s.t, want, got, "events")
 	s.t.Cleanup(func() { // once the shim is gone there is no more to come
 		assert.Len(s.t, harness.Strings(s.place.events.Of(s.ID)), len(want), "events at the end")

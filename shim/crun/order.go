@@ -41,15 +41,19 @@ type order struct {
 
 // taskOrder is the task of a container, from TaskCreate to TaskDelete.
 type taskOrder struct {
-	pid    uint32 // of the init; 0 while there is none (a checkpoint)
-	exited bool   // its TaskExit has passed
-	memory string // its memory cgroup, see memoryCgroup
+	pid     uint32 // of the init; 0 while there is none (a checkpoint)
+	started bool   // its TaskStart has passed
+	exited  bool   // its TaskExit has passed
+	memory  string // its memory cgroup, see memoryCgroup
 	// held is empty, or begins with the TaskDelete that waits for the
 	// exit; behind it is what comes after.
 	held  []event
 	timer *time.Timer
 	// oom is a TaskOOM that the kernel has not confirmed yet.
 	oom *event
+	// early is a TaskOOM that came before TaskStart, which it follows: the
+	// process may be killed while the service has not published its start.
+	early *event
 }
 
 type event struct {
@@ -89,11 +93,17 @@ func (o *order) take(ev event) error {
 		o.tasks[ev.id] = &taskOrder{pid: e.Pid, memory: memoryCgroup(o.cgroupRoot, e.Pid)}
 	case *eventtypes.TaskStart:
 		if t != nil {
-			t.pid = e.Pid
+			t.pid, t.started = e.Pid, true
+			err := o.pass(ev)
+			o.followStart(t)
+			return err
 		}
 	case *eventtypes.TaskExit:
 		if t != nil && t.ends(e) {
 			t.exited = true
+			if t.early != nil { // never started
+				t.oom, t.early = t.early, nil
+			}
 			o.confirm(t)
 			err := o.pass(ev)
 			o.release(t)
@@ -103,7 +113,11 @@ func (o *order) take(ev event) error {
 		if t == nil {
 			return nil // the cgroup of the past was removed
 		}
-		if t.memory != "" && !hadOOM(t.memory) {
+		if !t.started && !t.exited {
+			t.early = &ev
+			return nil
+		}
+		if !t.hadOOM() {
 			o.doubt(t, ev)
 			return nil
 		}
@@ -141,6 +155,21 @@ func (o *order) passDelete(ev event) error {
 	return err
 }
 
+// hadOOM tells whether the kernel confirms an OOM; where it need not, it does.
+func (t *taskOrder) hadOOM() bool { return t.memory == "" || hadOOM(t.memory) }
+
+// followStart passes on the TaskOOM that came before TaskStart.
+func (o *order) followStart(t *taskOrder) {
+	ev := t.early
+	t.early = nil
+	if ev == nil {
+		return
+	}
+	if err := o.take(*ev); err != nil {
+		log.G(ev.ctx).WithError(err).WithField("topic", ev.topic).Error("publish a delayed event")
+	}
+}
+
 // doubt keeps a TaskOOM until the exit, or for a moment: the kernel notifies
 // first, and kills and counts then.
 func (o *order) doubt(t *taskOrder, ev event) {
@@ -162,7 +191,7 @@ func (o *order) doubt(t *taskOrder, ev event) {
 func (o *order) confirm(t *taskOrder) {
 	ev := t.oom
 	t.oom = nil
-	if ev == nil || !hadOOM(t.memory) {
+	if ev == nil || !t.hadOOM() {
 		return
 	}
 	if err := o.pass(*ev); err != nil {

@@ -109,6 +109,9 @@ func TestADeleteWaitsForTheExit(t *testing.T) {
 		"others pass":                {"create a 1,create b 2,delete a,exit b 2,delete b,exit a 1", "create a,create b,exit b,delete b,exit a,delete a"},
 		"the exit of an exec":        {"create a 1,delete a,exec-exit a 2,exit a 1", "create a,exec-exit x of a,exit a,delete a"},
 		"what else happens":          {"create a 1,delete a,oom a,exit a 1", "create a,oom a,exit a,delete a"},
+		"OOM before the start":       {"create a 1,oom a,start a 1,exit a 1,delete a", "create a,start a,oom a,exit a,delete a"},
+		"two OOMs before the start":  {"create a 1,oom a,oom a,start a 1,exit a 1,delete a", "create a,start a,oom a,exit a,delete a"},
+		"OOM and no start":           {"create a 1,oom a,exit a 1,delete a", "create a,oom a,exit a,delete a"},
 		"checkpoint, never restored": {"create a 0,delete a", "create a,delete a"},
 		"checkpoint, restored":       {"create a 0,start a 7,delete a,exit a 7", "create a,start a,exit a,delete a"},
 		"not created here":           {"delete a,exit a 1", "delete a,exit a"},
@@ -219,9 +222,9 @@ func TestAnOOMIsConfirmed(t *testing.T) {
 			assert.Equal(t, want, r.events(), why)
 			r.got = nil
 		}
-		send(t, o, "oom a", create, "oom a", "oom a")
+		send(t, o, "oom a", create, fmt.Sprintf("start a %d", pid), "oom a", "oom a")
 		time.Sleep(2 * oomWait)
-		expect("without a task, and without a kill", "create a")
+		expect("without a task, and without a kill", "create a", "start a")
 		set(0, 1)
 		send(t, o, "oom a")
 		expect("a kill", "oom a")

@@ -55,9 +55,7 @@ var (
 // for what happens by itself, as exits.
 func New(ctx context.Context, publisher Publisher, prepare Prepare) (*Service, error) {
 	s := &Service{publisher: publisher, prepare: prepare, tasks: map[string]*task{}}
-	oom, err := cgroup.NewOOMWatcher(func(id string) {
-		s.publish(ctx, &eventstypes.TaskOOM{ContainerID: id})
-	})
+	oom, err := cgroup.NewOOMWatcher(func(id string) { s.reportOOM(ctx, id) })
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +66,15 @@ func New(ctx context.Context, publisher Publisher, prepare Prepare) (*Service, e
 func (s *Service) publish(ctx context.Context, event any) {
 	if err := s.publisher.Publish(ctx, runtime.GetTopic(event), event); err != nil {
 		log.G(ctx).WithError(err).Error("publish event")
+	}
+}
+
+func (s *Service) reportOOM(ctx context.Context, id string) {
+	s.mu.Lock()
+	t := s.tasks[id]
+	s.mu.Unlock()
+	if t != nil {
+		t.oom.report(func() { s.publish(ctx, &eventstypes.TaskOOM{ContainerID: id}) })
 	}
 }
 

@@ -39,11 +39,44 @@ type task struct {
 	// for the event of its exit: start comes before exit.
 	starting sync.Mutex
 
+	// oom keeps TaskOOM behind TaskStart.
+	oom oomOrder
+
 	mu      sync.Mutex // guards what follows
 	execs   map[string]*process
 	running int  // execs started, whose exit is not reported yet
 	ended   bool // the init process has exited: no exec starts any more
 	idle    *sync.Cond
+}
+
+// oomOrder holds back the event of an OOM kill until that of the start: a
+// process may be killed while its Start has not answered yet.
+type oomOrder struct {
+	mu      sync.Mutex
+	started bool
+	held    func() // publishes the event; nil if there was none
+}
+
+// report publishes an OOM kill, now or after the start.
+func (o *oomOrder) report(publish func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.started {
+		o.held = publish
+		return
+	}
+	publish()
+}
+
+// pass lets through what was held back, and what comes.
+func (o *oomOrder) pass() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.started = true
+	if o.held != nil {
+		o.held()
+		o.held = nil
+	}
 }
 
 func newTask(c *lxc.Container) *task {
@@ -155,6 +188,7 @@ func (s *Service) startInit(ctx context.Context, t *task) error {
 		return err
 	}
 	s.publish(ctx, &eventstypes.TaskStart{ContainerID: t.ID(), Pid: uint32(t.init.Pid())})
+	t.oom.pass()
 	return nil
 }
 
@@ -165,6 +199,7 @@ func (s *Service) reportInit(ctx context.Context, t *task) {
 	t.starting.Lock()
 	defer t.starting.Unlock()
 	s.oom.Flush(t.ID())
+	t.oom.pass() // of one that was never started
 	s.reportExit(ctx, t, t.init, t.ID())
 }
 
