@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -23,6 +24,7 @@ import (
 type Container struct {
 	Init *Process
 
+	starting sync.Mutex // held by Start
 	request  Request
 	spec     *specs.Spec
 	plan     *oci.Plan
@@ -46,6 +48,26 @@ func (c *Container) Group() *cgroup.Group { return c.group }
 
 // Start makes the waiting helper the user's process.
 func (c *Container) Start(ctx context.Context) error {
+	c.starting.Lock()
+	defer c.starting.Unlock()
+	p := c.Init
+	if _, err := p.Status().next(actStart); err != nil {
+		return err
+	}
+	// Without the lock of the process: it may be killed meanwhile.
+	if err := c.runStartHooks(ctx); err != nil {
+		// "generate an error, stop the container" (runtime-spec, Lifecycle)
+		return fmt.Errorf("OCI runtime start failed: %w", errors.Join(err, ignoreNotFound(p.signal(unix.SIGKILL))))
+	}
+	if err := c.execute(ctx); err != nil {
+		return err
+	}
+	c.runPoststart(ctx)
+	return nil
+}
+
+// execute lets the helper execute the user's program.
+func (c *Container) execute(ctx context.Context) error {
 	p := c.Init
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -59,19 +81,14 @@ func (c *Container) Start(ctx context.Context) error {
 	p.status = next
 	err = c.conn.Close()
 	c.conn = nil
-	c.runPoststart(ctx)
 	return err
 }
 
-// runPoststart runs the poststart hooks, whose failure is only logged
-// (runtime-spec, Lifecycle, step 9).
-func (c *Container) runPoststart(ctx context.Context) {
-	if c.plan.Hooks == nil {
-		return
+func ignoreNotFound(err error) error {
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil
 	}
-	if err := hook.RunAll(ctx, "poststart", c.plan.Hooks.Poststart, c.state(specs.StateRunning)); err != nil {
-		log.G(ctx).WithError(err).Warn("poststart hook")
-	}
+	return err
 }
 
 // Pause freezes every process of the container.
@@ -194,21 +211,6 @@ func (c *Container) release(ctx context.Context) error {
 		errs = append(errs, hook.RunAll(ctx, "poststop", c.plan.Hooks.Poststop, c.state(specs.StateStopped)))
 	}
 	return errors.Join(errs...)
-}
-
-// state is what hooks get (runtime-spec, State).
-func (c *Container) state(status specs.ContainerState) *specs.State {
-	s := &specs.State{
-		Version:     c.spec.Version,
-		ID:          c.ID(),
-		Status:      status,
-		Bundle:      c.Bundle(),
-		Annotations: c.spec.Annotations,
-	}
-	if status != specs.StateStopped {
-		s.Pid = c.Init.pid
-	}
-	return s
 }
 
 // watch delivers the exit of the init process.

@@ -16,7 +16,6 @@ import (
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/helper"
-	"github.com/cageforge/containerd-shim-nexcage/lxc/hook"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/rootfs"
 	"github.com/cageforge/containerd-shim-nexcage/oci"
 	"github.com/cageforge/containerd-shim-nexcage/oci/initop"
@@ -77,7 +76,6 @@ func Create(ctx context.Context, r Request) (_ *Container, retErr error) {
 		{"stdio", c.openIO},
 		{"lxc", c.boot},
 		{"rootfs", c.build},
-		{"hooks", c.runCreateHooks},
 		{"process", c.prepare},
 	}
 	fields := log.Fields{"id": r.ID}
@@ -261,7 +259,7 @@ func (c *creation) build(ctx context.Context) (err error) {
 	if err = c.adjustOOM(); err != nil {
 		return err
 	}
-	c.root, err = rootfs.Build(ctx, rootfs.Target{PID: c.Init.pid, PIDFD: c.Init.pidfd}, c.plan)
+	c.root, err = rootfs.BuildWith(ctx, rootfs.Target{PID: c.Init.pid, PIDFD: c.Init.pidfd}, c.plan, c.createHooks(ctx))
 	return err
 }
 
@@ -280,23 +278,6 @@ func setOOMScoreAdj(pid int, score *int) error {
 		return fmt.Errorf("process.oomScoreAdj: %d: %w", *score, err)
 	}
 	return nil
-}
-
-// runCreateHooks runs the hooks of the runtime's namespaces. Once one has
-// run, the poststop hooks are due, also when the creation fails.
-func (c *creation) runCreateHooks(ctx context.Context) error {
-	h := c.plan.Hooks
-	if h == nil {
-		return nil
-	}
-	c.onFailure(func(ctx context.Context) error {
-		return hook.RunAll(ctx, "poststop", h.Poststop, c.state(specs.StateStopped))
-	})
-	//lint:ignore SA1019 deprecated, but in the spec
-	if err := hook.Run(ctx, "prestart", h.Prestart, c.state(specs.StateCreating)); err != nil {
-		return err
-	}
-	return hook.Run(ctx, "createRuntime", h.CreateRuntime, c.state(specs.StateCreating))
 }
 
 // prepare makes the helper everything but the user's program: what can fail

@@ -92,20 +92,15 @@ func (c *Container) join(ctx context.Context, p *Process, stdio []*os.File) (*he
 		return nil, err
 	}
 	files := slices.Concat(stdio, []*os.File{target}, groups)
-	var ops []initop.Op
-	for i := range groups {
-		ops = append(ops, initop.JoinCgroup(initop.FD(len(stdio)+1+i)))
-	}
-	ops = append(ops, initop.SetNS(initop.FD(len(stdio)), flags), initop.Fork(), initop.SessionKeyring())
-	joined, err := c.request.Joiner.Join(ctx, append(ops, prepare...), files...)
+	joined, err := c.request.Joiner.Join(ctx, append(joinOps(len(stdio), groups, flags), prepare...), files...)
 	if err != nil {
 		return nil, err
 	}
-	return joined, c.execute(ctx, joined, p, start)
+	return joined, c.become(ctx, joined, p, start)
 }
 
-// execute lets the process that has joined become the program.
-func (c *Container) execute(ctx context.Context, joined *helper.Joined, p *Process, start []initop.Op) error {
+// become lets the process that has joined become the program.
+func (c *Container) become(ctx context.Context, joined *helper.Joined, p *Process, start []initop.Op) error {
 	err := setOOMScoreAdj(joined.Child.Pid(), p.spec.OOMScoreAdj)
 	if err == nil {
 		err = joined.Exec(ctx, start)
@@ -130,11 +125,25 @@ func (c *Container) target() (*os.File, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	flags := 0
+	return f, c.namespaces(), nil
+}
+
+// joinOps enter the container: the descriptors are the stdio streams of the
+// process, its init, and the files of its groups.
+func joinOps(stdio int, groups []*os.File, namespaces int) []initop.Op {
+	var ops []initop.Op
+	for i := range groups {
+		ops = append(ops, initop.JoinCgroup(initop.FD(stdio+1+i)))
+	}
+	return append(ops, initop.SetNS(initop.FD(stdio), namespaces), initop.Fork(), initop.SessionKeyring())
+}
+
+// namespaces in which the container is not with the shim.
+func (c *Container) namespaces() (flags int) {
 	for t := range c.plan.Namespaces {
 		flags |= cloneFlags[t]
 	}
-	return f, flags, nil
+	return flags
 }
 
 var cloneFlags = map[specs.LinuxNamespaceType]int{

@@ -48,10 +48,10 @@ func FieldCoverage() []Coverage {
 		{"mounts[].uidMappings", Refused, ""},
 		{"mounts[].gidMappings", Refused, ""},
 
-		{"hooks.prestart", InShim, "in the runtime's namespaces, during create"},
-		{"hooks.createRuntime", InShim, "in the runtime's namespaces, during create"},
-		{"hooks.createContainer", Refused, ""},
-		{"hooks.startContainer", Refused, ""},
+		{"hooks.prestart", InShim, "in the runtime's namespaces, during create, before pivot_root"},
+		{"hooks.createRuntime", InShim, "in the runtime's namespaces, during create, before pivot_root"},
+		{"hooks.createContainer", InHelper, "in the container's namespaces, before pivot_root, with the host's files and the container's at root.path"},
+		{"hooks.startContainer", InHelper, "in the container, as its user, before its process; a failure fails start"},
 		{"hooks.poststart", InShim, "in the runtime's namespaces, after start"},
 		{"hooks.poststop", InShim, "in the runtime's namespaces, during delete"},
 

@@ -32,9 +32,7 @@ func Features() *features.Features {
 
 func supportedHooks() (names []string) {
 	for _, k := range hookKinds {
-		if k.refused == "" {
-			names = append(names, k.name)
-		}
+		names = append(names, k.name)
 	}
 	return names
 }

@@ -44,7 +44,7 @@ func TestFeaturesOfWhichClientsDepend(t *testing.T) {
 	assert.NotContains(t, f.MountOptions, "idmap")
 	assert.False(t, *f.Linux.MountExtensions.IDMap.Enabled)
 	assert.NotContains(t, f.Linux.Namespaces, "user")
-	assert.Equal(t, []string{"prestart", "createRuntime", "poststart", "poststop"}, f.Hooks)
+	assert.Equal(t, []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}, f.Hooks)
 	assert.Len(t, f.Linux.Capabilities, 41)
 }
 

@@ -4,23 +4,23 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/cageforge/containerd-shim-nexcage/oci/initop"
 )
 
 // hookKind is one of the six lists of hooks.
 type hookKind struct {
-	name    string
-	list    func(*specs.Hooks) []specs.Hook
-	refused string // why the backend does not run them
+	name string
+	list func(*specs.Hooks) []specs.Hook
 }
-
-const noHook = "is not supported by the LXC backend yet"
 
 var hookKinds = []hookKind{
 	//lint:ignore SA1019 deprecated, but in use
 	{name: "prestart", list: func(h *specs.Hooks) []specs.Hook { return h.Prestart }},
 	{name: "createRuntime", list: func(h *specs.Hooks) []specs.Hook { return h.CreateRuntime }},
-	{name: "createContainer", list: func(h *specs.Hooks) []specs.Hook { return h.CreateContainer }, refused: noHook},
-	{name: "startContainer", list: func(h *specs.Hooks) []specs.Hook { return h.StartContainer }, refused: noHook},
+	{name: "createContainer", list: func(h *specs.Hooks) []specs.Hook { return h.CreateContainer }},
+	{name: "startContainer", list: func(h *specs.Hooks) []specs.Hook { return h.StartContainer }},
 	{name: "poststart", list: func(h *specs.Hooks) []specs.Hook { return h.Poststart }},
 	{name: "poststop", list: func(h *specs.Hooks) []specs.Hook { return h.Poststop }},
 }
@@ -31,11 +31,7 @@ func translateHooks(in input, p *Plan) error {
 	}
 	for _, kind := range hookKinds {
 		path := "hooks." + kind.name
-		list := kind.list(in.spec.Hooks)
-		if len(list) > 0 && kind.refused != "" {
-			return notImplemented(path, nil, kind.refused)
-		}
-		for i, h := range list {
+		for i, h := range kind.list(in.spec.Hooks) {
 			if err := checkHook(at(path, i), h); err != nil {
 				return err
 			}
@@ -59,4 +55,21 @@ func checkHook(path string, h specs.Hook) error {
 		return err
 	}
 	return noNULs(path+".env", h.Env)
+}
+
+// HookOps are the operations that make the helper a createContainer hook: with
+// the rights of the runtime, in dir.
+func HookOps(h specs.Hook, o ProcessOptions, dir string) (prepare, start []initop.Op) {
+	argv, env := hookExec(h)
+	prepare = append(sessionOps(o), initop.Umask(defaultUmask), initop.Chdir(dir), initop.Lookup(h.Path, ""))
+	return prepare, []initop.Op{initop.CloseFrom(unix.Stderr + 1), initop.Exec(argv, env)}
+}
+
+// hookExec are the arguments and the environment of a hook: exactly those of
+// the spec, but there is always an argv[0].
+func hookExec(h specs.Hook) (argv, env []string) {
+	if len(h.Args) == 0 {
+		return []string{h.Path}, h.Env
+	}
+	return h.Args, h.Env
 }

@@ -25,6 +25,9 @@ type ProcessOptions struct {
 	// whose environment has no HOME. It is called only then. nil, or "" as
 	// its result, means "/".
 	Home func() string
+	// Hook is executed in place of process.args: a startContainer hook has all
+	// the rights and limits of the container's process.
+	Hook *specs.Hook
 	// Available are the capabilities that the runtime has, as 1<<CAP_x: no
 	// other is granted (see MissingCapabilities). 0 means all.
 	Available uint64
@@ -52,12 +55,26 @@ func ProcessOps(p *specs.Process, o ProcessOptions) (prepare, start []initop.Op,
 	prepare = append(prepare, sessionOps(o)...)
 	prepare = append(prepare, limitOps(p, o)...)
 	prepare = append(prepare, userOps(p, caps, needsAdmin(p, o))...)
-	prepare = append(prepare, initop.Lookup(p.Args[0], getenv(p.Env, "PATH")))
+	prepare = append(prepare, lookupOp(p, o))
 
 	start = append(start, initop.CloseFrom(3))
 	start = append(start, filterOps(p, o, caps)...)
-	start = append(start, initop.Exec(p.Args, prepareEnv(p.Env, o.Home)))
+	start = append(start, execOp(p, o))
 	return prepare, start, nil
+}
+
+func lookupOp(p *specs.Process, o ProcessOptions) initop.Op {
+	if o.Hook != nil {
+		return initop.Lookup(o.Hook.Path, "")
+	}
+	return initop.Lookup(p.Args[0], getenv(p.Env, "PATH"))
+}
+
+func execOp(p *specs.Process, o ProcessOptions) initop.Op {
+	if o.Hook != nil {
+		return initop.Exec(hookExec(*o.Hook))
+	}
+	return initop.Exec(p.Args, prepareEnv(p.Env, o.Home))
 }
 
 // sessionOps give the process its own session and its standard streams. It

@@ -203,3 +203,35 @@ func TestExecHasWhatItDoesNotSayFromTheContainer(t *testing.T) {
 	own.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_AS"}}
 	assert.Equal(t, own.Rlimits, ExecProcess(container, own).Rlimits)
 }
+
+// A startContainer hook has the rights and limits of the process, and nothing
+// else of it.
+func TestAStartContainerHookTakesThePlaceOfTheArguments(t *testing.T) {
+	p := &specs.Process{Args: []string{"main"}, Cwd: "/w", Env: []string{"A=b"}, User: specs.User{UID: 7}, NoNewPrivileges: true}
+	text := func(ops []initop.Op) (all []string) {
+		for _, o := range ops {
+			all = append(all, o.String())
+		}
+		return all
+	}
+	prepare, start, err := ProcessOps(p, ProcessOptions{Stdout: 1, Stderr: 2})
+	require.NoError(t, err)
+	hook := &specs.Hook{Path: "/h", Args: []string{"h", "arg"}, Env: []string{"X=y"}}
+	hookPrepare, hookStart, err := ProcessOps(p, ProcessOptions{Stdout: 1, Stderr: 2, Hook: hook})
+	require.NoError(t, err)
+	last := len(prepare) - 1
+	assert.Equal(t, text(prepare[:last]), text(hookPrepare[:last]))
+	assert.Equal(t, initop.Lookup("/h", ""), hookPrepare[last])
+	last = len(start) - 1
+	assert.Equal(t, text(start[:last]), text(hookStart[:last]))
+	assert.Equal(t, initop.Exec([]string{"h", "arg"}, []string{"X=y"}), hookStart[last])
+}
+
+func TestACreateContainerHookKeepsTheRightsOfTheRuntime(t *testing.T) {
+	prepare, start := HookOps(specs.Hook{Path: "/h"}, ProcessOptions{Stdout: 1, Stderr: 2}, "/bundle")
+	for _, o := range prepare {
+		assert.NotContains(t, []initop.Code{initop.CodeSetUID, initop.CodeSetCaps, initop.CodeDropBounding}, o.Code())
+	}
+	assert.Contains(t, prepare, initop.Chdir("/bundle"))
+	assert.Equal(t, initop.Exec([]string{"/h"}, nil), start[len(start)-1], "the path is the argument of a hook that has none")
+}

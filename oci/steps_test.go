@@ -79,10 +79,12 @@ func TestPathsInTheContainer(t *testing.T) {
 func TestHooks(t *testing.T) {
 	good := &specs.Hooks{
 		//lint:ignore SA1019 deprecated, but in use
-		Prestart:      []specs.Hook{{Path: "/a"}},
-		CreateRuntime: []specs.Hook{{Path: "/b", Args: []string{"b", "c"}, Env: []string{"A=b"}, Timeout: ptr(1)}},
-		Poststart:     []specs.Hook{{Path: "/c"}},
-		Poststop:      []specs.Hook{{Path: "/d"}},
+		Prestart:        []specs.Hook{{Path: "/a"}},
+		CreateRuntime:   []specs.Hook{{Path: "/b", Args: []string{"b", "c"}, Env: []string{"A=b"}, Timeout: ptr(1)}},
+		CreateContainer: []specs.Hook{{Path: "/e"}},
+		StartContainer:  []specs.Hook{{Path: "/f"}},
+		Poststart:       []specs.Hook{{Path: "/c"}},
+		Poststop:        []specs.Hook{{Path: "/d"}},
 	}
 	p := translate(t, func(s *specs.Spec) { s.Hooks = good })
 	assert.Same(t, good, p.Hooks)
@@ -97,14 +99,6 @@ func TestHooks(t *testing.T) {
 		{"NUL in path", hook(specs.Hook{Path: "/\x00"}), `hooks.poststop[1].path: "/\x00" has a NUL byte`, nil},
 		{"NUL in args", hook(specs.Hook{Path: "/a", Args: []string{"\x00"}}), `hooks.poststop[1].args[0]: "\x00" has a NUL byte`, nil},
 		{"NUL in env", hook(specs.Hook{Path: "/a", Env: []string{"\x00"}}), `hooks.poststop[1].env[0]: "\x00" has a NUL byte`, nil},
-		{
-			"createContainer", func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/a"}}} },
-			"hooks.createContainer: is not supported by the LXC backend yet", errdefs.ErrNotImplemented,
-		},
-		{
-			"startContainer", func(s *specs.Spec) { s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/a"}}} },
-			"hooks.startContainer: is not supported by the LXC backend yet", errdefs.ErrNotImplemented,
-		},
 	})
 }
 

@@ -1,9 +1,10 @@
-// Package hook runs the hooks of an OCI bundle that belong into the host's
-// namespaces: prestart, createRuntime, poststart and poststop (runtime-spec
-// 1.3.0, config.md, "POSIX-platform Hooks").
+// Package hook runs the hooks of an OCI bundle (runtime-spec 1.3.0, config.md,
+// "POSIX-platform Hooks"): it hands out the state, keeps the time, and says
+// what went wrong. Those of the host's namespaces it starts itself.
 //
-// It does not decide when a hook runs, and does not enter namespaces: hooks
-// that run inside of the container (startContainer) are started by the helper.
+// It does not decide when a hook runs, and does not enter namespaces: those of
+// the container's (createContainer, startContainer) are started by the caller,
+// see Launch.
 package hook
 
 import (
@@ -43,10 +44,30 @@ func (e *Error) Error() string {
 // Unwrap returns the reason.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Run runs the hooks of one list in order, with state as JSON on their stdin
-// and the bundle as working directory. The first failure ends the list; it is
-// an *Error. The end of ctx kills the hook that is running.
+// Launch starts the process of a hook, with these streams as stdin, stdout and
+// stderr. kill ends it, and release is called once when it is over.
+type Launch func(ctx context.Context, h specs.Hook, stdio [3]*os.File) (Process, error)
+
+// Process is a hook that runs.
+type Process struct {
+	*child.Child
+	Kill    func() error
+	Release func() error
+}
+
+// Run runs the hooks of one list in order, in the namespaces of the caller,
+// with state as JSON on their stdin and the bundle as working directory. The
+// first failure ends the list; it is an *Error. The end of ctx kills the hook
+// that is running.
 func Run(ctx context.Context, name string, hooks []specs.Hook, state *specs.State) error {
+	if len(hooks) == 0 {
+		return nil
+	}
+	return RunWith(ctx, onHost(state.Bundle), name, hooks, state)
+}
+
+// RunWith is Run for hooks that launch starts.
+func RunWith(ctx context.Context, launch Launch, name string, hooks []specs.Hook, state *specs.State) error {
 	if len(hooks) == 0 {
 		return nil
 	}
@@ -55,7 +76,7 @@ func Run(ctx context.Context, name string, hooks []specs.Hook, state *specs.Stat
 		return fmt.Errorf("encode the state for hooks.%s: %w", name, err)
 	}
 	for i, h := range hooks {
-		if err := run(ctx, name, i, h, state.Bundle, input); err != nil {
+		if err := run(ctx, launch, name, i, h, input); err != nil {
 			return err
 		}
 	}
@@ -76,7 +97,7 @@ func RunAll(ctx context.Context, name string, hooks []specs.Hook, state *specs.S
 	}
 	var errs []error
 	for i, h := range hooks {
-		if err := run(ctx, name, i, h, state.Bundle, input); err != nil {
+		if err := run(ctx, onHost(state.Bundle), name, i, h, input); err != nil {
 			log.G(ctx).WithError(err).Warn("hook failed")
 			errs = append(errs, err)
 		}
@@ -84,9 +105,9 @@ func RunAll(ctx context.Context, name string, hooks []specs.Hook, state *specs.S
 	return errors.Join(errs...)
 }
 
-func run(ctx context.Context, name string, index int, h specs.Hook, dir string, input []byte) error {
+func run(ctx context.Context, launch Launch, name string, index int, h specs.Hook, input []byte) error {
 	begin := time.Now()
-	stderr, err := execute(ctx, h, dir, input)
+	stderr, err := execute(ctx, launch, h, input)
 	log.G(ctx).WithError(err).WithField("hook", fmt.Sprintf("%s[%d]", name, index)).
 		WithField("path", h.Path).WithField("duration", time.Since(begin)).Debug("hook ended")
 	if err != nil {
@@ -98,7 +119,7 @@ func run(ctx context.Context, name string, index int, h specs.Hook, dir string, 
 // execute runs one hook. It waits for the end of the hook itself, not of what
 // the hook leaves behind: nerdctl's createRuntime hook, for one, starts a
 // daemon that inherits its descriptors. Hence files and no pipes.
-func execute(ctx context.Context, h specs.Hook, dir string, input []byte) (stderr string, err error) {
+func execute(ctx context.Context, launch Launch, h specs.Hook, input []byte) (stderr string, err error) {
 	if h.Timeout != nil && *h.Timeout <= 0 {
 		return "", fmt.Errorf("timeout: %d is not greater than zero: %w", *h.Timeout, errdefs.ErrInvalidArgument)
 	}
@@ -118,9 +139,7 @@ func execute(ctx context.Context, h specs.Hook, dir string, input []byte) (stder
 	}
 	defer null.Close()
 
-	cmd := command(h, dir)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin.File, null, output.File
-	err = wait(ctx, cmd, h.Timeout)
+	err = wait(ctx, launch, h, [3]*os.File{stdin.File, null, output.File})
 	output.seal()
 	if err != nil {
 		return output.tail(), err
@@ -141,33 +160,56 @@ func command(h specs.Hook, dir string) *exec.Cmd {
 	return &exec.Cmd{Path: h.Path, Args: args, Env: env, Dir: dir}
 }
 
-// wait starts cmd and returns after it has ended. Timeout is in seconds.
-func wait(ctx context.Context, cmd *exec.Cmd, timeout *int) error {
+// onHost starts hooks as children in the namespaces of the caller.
+func onHost(dir string) Launch {
+	return func(_ context.Context, h specs.Hook, stdio [3]*os.File) (Process, error) {
+		cmd := command(h, dir)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio[0], stdio[1], stdio[2]
+		c, err := child.Start(cmd)
+		if err != nil {
+			return Process{}, err
+		}
+		// Release closes the pidfd; the reaper has the process.
+		return Process{Child: c, Kill: cmd.Process.Kill, Release: cmd.Process.Release}, nil
+	}
+}
+
+// wait starts a hook and returns after it has ended.
+func wait(ctx context.Context, launch Launch, h specs.Hook, stdio [3]*os.File) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	c, err := child.Start(cmd)
-	if err != nil {
-		return err
-	}
-	defer cmd.Process.Release() //nolint:errcheck // closes the pidfd; the reaper has the process
 	limited := ctx
-	if timeout != nil {
+	if h.Timeout != nil {
 		var cancel context.CancelFunc
-		limited, cancel = context.WithTimeout(ctx, time.Duration(*timeout)*time.Second)
+		limited, cancel = context.WithTimeout(ctx, time.Duration(*h.Timeout)*time.Second)
 		defer cancel()
 	}
-	exit, err := c.Wait(limited)
+	p, err := launch(limited, h, stdio)
 	if err != nil {
-		_ = cmd.Process.Kill() // fails only if it has just ended
-		<-c.Done()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return fmt.Errorf("hook ran past specified timeout of %d s: %w", *timeout, context.DeadlineExceeded)
+		return overdue(ctx, limited, h, err)
+	}
+	defer p.Release() //nolint:errcheck // it has ended
+	exit, err := p.Wait(limited)
+	if err != nil {
+		_ = p.Kill() // fails only if it has just ended
+		<-p.Done()
+		return overdue(ctx, limited, h, err)
 	}
 	if exit.Status != 0 {
 		return fmt.Errorf("exit status %d", exit.Status)
 	}
 	return nil
+}
+
+// overdue says which of the two contexts ended, if one did.
+func overdue(ctx, limited context.Context, h specs.Hook, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case limited.Err() != nil:
+		return fmt.Errorf("hook ran past specified timeout of %d s: %w", *h.Timeout, context.DeadlineExceeded)
+	default:
+		return err
+	}
 }

@@ -36,8 +36,18 @@ type Target struct {
 //
 // Errors name the JSON path of the spec and wrap the errno.
 func Build(ctx context.Context, t Target, plan *oci.Plan) (*Root, error) {
+	return BuildWith(ctx, t, plan, nil)
+}
+
+// BuildWith is Build with a call before the root is changed: then the target's
+// mount namespace is a copy of the host's, with the container's file system,
+// complete but for what becomes read-only or masked last, at root.path.
+func BuildWith(ctx context.Context, t Target, plan *oci.Plan, beforePivot func() error) (*Root, error) {
 	began := time.Now()
-	b := &builder{ctx: ctx, target: t, plan: plan, root: none, procfs: none, null: none, empty: none, hostNull: none, made: map[int]handle{}}
+	b := &builder{
+		ctx: ctx, target: t, plan: plan, beforePivot: beforePivot,
+		root: none, procfs: none, null: none, empty: none, hostNull: none, host: none, made: map[int]handle{},
+	}
 	var root *Root
 	err := onThread(func() (err error) {
 		defer b.close()
@@ -57,7 +67,11 @@ type builder struct {
 	target Target
 	plan   *oci.Plan
 
+	beforePivot func() error // nil for none
+	host        handle       // clone of the host's file system, for beforePivot
+
 	procfs   handle // the host's /proc
+	hostNet  uint64 // inode of the host's network namespace
 	hostMnt  uint64 // inode of the host's mount namespace
 	root     handle // the new root
 	opened   []handle
@@ -75,7 +89,7 @@ func (b *builder) run() (*Root, error) {
 		b.openHost, b.joinAllButMount, b.prepare, // in the host's mount namespace
 		b.joinMount, b.writeSysctls, b.setNames, // in the container's
 		b.attachRoot, b.placeMounts, b.populateDev, b.makeCwd, b.makeConsole, // below the new root
-		b.seal, b.protect, b.pivot, b.shareRoot,
+		b.showHost, b.seal, b.protect, b.pivot, b.shareRoot,
 	} {
 		if err := context.Cause(b.ctx); err != nil {
 			return nil, err
@@ -108,6 +122,9 @@ func (b *builder) openHost() (err error) {
 		return fmt.Errorf("open /proc: %w", err)
 	}
 	if b.hostMnt, err = b.namespace("thread-self", "mnt"); err != nil {
+		return err
+	}
+	if b.hostNet, err = b.namespace("thread-self", "net"); err != nil {
 		return err
 	}
 	return b.viewCgroups()
@@ -198,13 +215,15 @@ func (b *builder) makeCwd() error {
 
 // pivot makes the new root that of every process in the mount namespace, and
 // drops the base with all that LXC has mounted there.
-func (b *builder) pivot() error {
+func (b *builder) pivot() error { return b.pivotTo(b.root) }
+
+func (b *builder) pivotTo(root handle) error {
 	base, err := openat(unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("open the base directory: %w", err)
 	}
 	defer base.close()
-	if err := unix.Fchdir(int(b.root)); err != nil {
+	if err := unix.Fchdir(int(root)); err != nil {
 		return fmt.Errorf("change to the new root: %w", err)
 	}
 	// The old root ends up on top of the new one, from where it is unmounted:

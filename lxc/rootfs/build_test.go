@@ -247,6 +247,26 @@ func TestSetsNamesAndSysctlsOfTheNamespaces(t *testing.T) {
 	require.ErrorIs(t, c.write("/proc/sys/net/ipv4/ip_forward", "0"), unix.EROFS)
 }
 
+// A network namespace that is given by path may be the host's.
+func TestSysctlsOfTheHostsNetworkAreRefused(t *testing.T) {
+	c := startContainer(t, allNew&^unix.CLONE_NEWNET)
+	p := defaultPlan(t.TempDir())
+	p.Sysctl = map[string]string{"kernel/shm_rmid_forced": "1"}
+	_, err := Build(t.Context(), c.Target, p)
+	require.NoError(t, err, "one of another namespace")
+
+	c = startContainer(t, allNew&^unix.CLONE_NEWNET)
+	p.Sysctl["net/core/somaxconn"] = "1000"
+	before, err := os.ReadFile("/proc/sys/net/core/somaxconn")
+	require.NoError(t, err)
+	_, err = Build(t.Context(), c.Target, p)
+	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+	require.EqualError(t, err, `linux.sysctl["net/core/somaxconn"]: the network namespace is the host's: invalid argument`)
+	after, err := os.ReadFile("/proc/sys/net/core/somaxconn")
+	require.NoError(t, err)
+	assert.Equal(t, before, after)
+}
+
 func TestSaysWhichSysctlFails(t *testing.T) {
 	for name, sysctl := range map[string]struct {
 		key, value string

@@ -28,7 +28,7 @@ func (b *builder) prepare() (err error) {
 			return err
 		}
 	}
-	return b.prepareNull()
+	return errors.Join(b.prepareNull(), b.cloneHost())
 }
 
 func (b *builder) makeOnHost(i int) error {

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,9 +22,27 @@ func (b *builder) writeSysctls() error {
 		return fmt.Errorf("open /proc/sys: %w", err)
 	}
 	defer dir.close()
+	if err := b.refuseHostNet(); err != nil {
+		return err
+	}
 	for _, key := range slices.Sorted(maps.Keys(b.plan.Sysctl)) {
 		if err := writeSysctl(dir, key, b.plan.Sysctl[key]); err != nil {
 			return fmt.Errorf("linux.sysctl[%q]: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// refuseHostNet refuses, as runc does, the sysctls of a network namespace that
+// the container has by path if it is the host's: that is, the shim's.
+func (b *builder) refuseHostNet() error {
+	now, err := b.namespace("thread-self", "net")
+	if err != nil || now != b.hostNet {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(b.plan.Sysctl)) {
+		if strings.HasPrefix(key, "net/") {
+			return fmt.Errorf("linux.sysctl[%q]: the network namespace is the host's: %w", key, errdefs.ErrInvalidArgument)
 		}
 	}
 	return nil
