@@ -22,6 +22,9 @@ long execute(const struct message *m, const struct op *op, uint32_t index,
 /* Sends a reply, with a descriptor unless fd is negative. */
 long send_reply(const struct reply *r, int fd);
 
+/* Waits for the byte with which the shim says that it is ready. */
+long await_go(void);
+
 __attribute__((noreturn)) void die(int code);
 
 #endif

@@ -47,6 +47,19 @@ long send_reply(const struct reply *r, int fd)
 	return sys3(NR_sendmsg, sock, &m, MSG_NOSIGNAL);
 }
 
+long await_go(void)
+{
+	uint8_t byte;
+	long got;
+
+	do
+		got = sys3(NR_read, sock, &byte, 1);
+	while (got == -EINTR);
+	if (got == 0)
+		die(EXIT_EOF);
+	return got;
+}
+
 __attribute__((noreturn)) static void malformed(uint32_t at, uint32_t code,
 						long err)
 {

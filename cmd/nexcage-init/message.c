@@ -41,6 +41,12 @@ static const struct shape shapes[] = {
 	[OP_SESSION_KEYRING] = FIXED(0),
 	[OP_UNSHARE] = FIXED(sizeof(struct p_u32)),
 	[OP_FSOPEN] = ANY(2),
+	[OP_WRITE_AT] = { sizeof(struct p_write_at) + 4, MAX_MESSAGE, 1, 1 },
+	[OP_MEMPOLICY] = { sizeof(struct p_mempolicy),
+			   sizeof(struct p_mempolicy) + MAX_NODES / 8, 8, 0 },
+	[OP_AFFINITY] = { 8, MAX_CPUS / 8, 8, 0 },
+	[OP_TRY_CHDIR] = ANY(2),
+	[OP_RETRY_CHDIR] = ANY(2),
 };
 
 /* strings tells whether exactly count strings fill the bytes p to end. */
@@ -61,6 +67,13 @@ static const char *check_lookup(const struct p_lookup *l, const uint8_t *end)
 	if (!strings((const uint8_t *)l->candidates, end, l->count))
 		return "bad strings";
 	return NULL;
+}
+
+static const char *check_write_at(const struct p_write_at *w, const uint8_t *end)
+{
+	if (w->zero)
+		return "not zero";
+	return strings((const uint8_t *)w->strings, end, 2) ? NULL : "bad strings";
 }
 
 /* check_exec puts the pointers in; nothing is executed unless all is valid. */
@@ -102,8 +115,14 @@ static const char *check_payload(uint32_t code, uint8_t *p, uint32_t length)
 		return ((struct p_seccomp *)p)->zero ? "not zero" : NULL;
 	case OP_WRITE_FD:
 		return ((struct p_write *)p)->zero ? "not zero" : NULL;
+	case OP_MEMPOLICY:
+		return ((struct p_mempolicy *)p)->zero ? "not zero" : NULL;
+	case OP_WRITE_AT:
+		return check_write_at((struct p_write_at *)p, p + length);
 	case OP_CHDIR:
 	case OP_FSOPEN:
+	case OP_TRY_CHDIR:
+	case OP_RETRY_CHDIR:
 		return strings(p, p + length, 1) ? NULL : "bad string";
 	case OP_LOOKUP:
 		return check_lookup((struct p_lookup *)p, p + length);

@@ -6,6 +6,9 @@
 static char executable[PATH_MAX];
 static uint32_t candidate;
 
+/* What OP_TRY_CHDIR left to OP_RETRY_CHDIR. */
+static int chdir_refused;
+
 static long reset_signals(void)
 {
 	static const struct sigaction dfl;
@@ -75,14 +78,32 @@ static long set_ambient(uint64_t caps)
 	return err;
 }
 
-static long load_filter(const struct p_seccomp *s, uint32_t length)
+/*
+ * Under the filter, so with as few system calls as can be. The shim takes the
+ * descriptor by its number (pidfd_getfd(2)); execve closes it.
+ */
+static long hand_over(long fd, uint32_t index)
+{
+	struct reply r = { .magic = MAGIC, .kind = REPLY_LISTENER,
+			   .index = index, .code = OP_SECCOMP,
+			   .value = (int32_t)fd };
+	long err = send_reply(&r, -1);
+
+	return err < 0 ? err : await_go();
+}
+
+static long load_filter(const struct p_seccomp *s, uint32_t length, uint32_t index)
 {
 	struct sock_fprog prog = {
 		.len = (uint16_t)((length - sizeof(*s)) / 8),
 		.filter = (void *)s->filter,
 	};
 
-	return sys3(NR_seccomp, SECCOMP_SET_MODE_FILTER, s->flags, &prog);
+	long fd = sys3(NR_seccomp, SECCOMP_SET_MODE_FILTER, s->flags, &prog);
+
+	if (fd < 0 || !(s->flags & SECCOMP_FILTER_FLAG_NEW_LISTENER))
+		return fd;
+	return hand_over(fd, index);
 }
 
 /* A write that is not complete has no errno of its own. */
@@ -91,6 +112,49 @@ static long write_all(int fd, const char *data, size_t n)
 	long done = sys3(NR_write, fd, data, n);
 
 	return done < 0 || (size_t)done == n ? done : -EIO;
+}
+
+static size_t length_of(const char *s)
+{
+	size_t n = 0;
+
+	while (s[n])
+		n++;
+	return n;
+}
+
+/*
+ * What only its own process may open, as the attributes of security modules
+ * in /proc, can not be done with OP_WRITE_FD.
+ */
+static long write_at(int dir, const struct p_write_at *w)
+{
+	const char *path = w->strings, *data = path + length_of(path) + 1;
+	long fd = sys4(NR_openat, dir, path, O_WRONLY | O_CLOEXEC, 0);
+	long err;
+
+	if (fd < 0)
+		return fd;
+	err = write_all((int)fd, data, length_of(data));
+	sys1(NR_close, fd);
+	return err;
+}
+
+static long set_mempolicy(const struct p_mempolicy *m, uint32_t length)
+{
+	size_t n = length - sizeof(*m);
+
+	/* The kernel takes one bit less than it is told. */
+	return sys3(NR_set_mempolicy, m->mode, n ? m->nodes : NULL, n * 8 + 1);
+}
+
+/* A directory that this user may not enter, another one may. */
+static long try_chdir(const char *path)
+{
+	long err = sys1(NR_chdir, path);
+
+	chdir_refused = err == -EACCES || err == -EPERM;
+	return chdir_refused ? 0 : err;
 }
 
 /*
@@ -255,6 +319,8 @@ static long execute_fd(const struct message *m, const struct op *op)
 		return write_all(fd, "0", 1);
 	case OP_SETNS:
 		return sys2(NR_setns, fd, ((const struct p_setns *)p)->type);
+	case OP_WRITE_AT:
+		return write_at(fd, p);
 	default: /* OP_WRITE_FD */
 		return write_all(fd, w->data, op->length - sizeof(*w));
 	}
@@ -277,6 +343,7 @@ long execute(const struct message *m, const struct op *op, uint32_t index,
 	case OP_JOIN_CGROUP:
 	case OP_SETNS:
 	case OP_WRITE_FD:
+	case OP_WRITE_AT:
 		return execute_fd(m, op);
 	case OP_RLIMIT:
 		return set_rlimit(p);
@@ -290,8 +357,16 @@ long execute(const struct message *m, const struct op *op, uint32_t index,
 		return set_ambient(((struct p_ambient *)p)->caps);
 	case OP_CHDIR:
 		return sys1(NR_chdir, p);
+	case OP_TRY_CHDIR:
+		return try_chdir(p);
+	case OP_RETRY_CHDIR:
+		return chdir_refused ? sys1(NR_chdir, p) : 0;
+	case OP_MEMPOLICY:
+		return set_mempolicy(p, op->length);
+	case OP_AFFINITY:
+		return sys3(NR_sched_setaffinity, 0, op->length, p);
 	case OP_SECCOMP:
-		return load_filter(p, op->length);
+		return load_filter(p, op->length, index);
 	case OP_LOOKUP:
 		return lookup(p, extra);
 	case OP_EXEC:

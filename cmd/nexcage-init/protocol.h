@@ -19,6 +19,8 @@
 #define MAX_TARGET 9        /* OP_DUP2: what was received is above */
 #define MAX_FILTER 4096     /* instructions, the kernel's BPF_MAXINSNS */
 #define MAX_GROUPS 65536    /* the kernel's NGROUPS_MAX */
+#define MAX_NODES 1024      /* memory nodes, the kernel's largest MAX_NUMNODES */
+#define MAX_CPUS 65536      /* CPUs in a mask; the kernel has up to 8192 */
 
 #define OP_RESET_SIGNALS 1
 #define OP_DUP2 2
@@ -47,12 +49,18 @@
 #define OP_SESSION_KEYRING 25
 #define OP_UNSHARE 26
 #define OP_FSOPEN 27
+#define OP_WRITE_AT 28
+#define OP_MEMPOLICY 29
+#define OP_AFFINITY 30
+#define OP_TRY_CHDIR 31
+#define OP_RETRY_CHDIR 32
 
 #define REPLY_OK 0        /* every operation of the message was done */
 #define REPLY_FAILED 1    /* an operation failed; the helper ends */
 #define REPLY_FORKED 2    /* value is the pid, the pidfd comes with it */
 #define REPLY_MALFORMED 3 /* nothing was done; the helper ends */
 #define REPLY_OPENED 4    /* a descriptor comes with it; the helper goes on */
+#define REPLY_LISTENER 5  /* value is the descriptor; goes on after one byte */
 
 /* Why OP_LOOKUP failed, in reply.extra. */
 #define LOOKUP_UNUSABLE 0  /* found, but a directory or not executable */
@@ -84,7 +92,7 @@ struct reply {
 	uint32_t kind;
 	uint32_t index; /* of the operation in the message */
 	uint32_t code;  /* of the operation */
-	int32_t value;  /* errno, or the pid */
+	int32_t value;  /* errno, the pid, or the descriptor */
 	uint32_t extra;
 };
 
@@ -149,6 +157,18 @@ struct p_write {
 	uint32_t fd;
 	uint32_t zero;
 	char data[];
+};
+
+struct p_write_at {
+	uint32_t fd; /* a directory */
+	uint32_t zero;
+	char strings[]; /* the path, relative to it, and the data */
+};
+
+struct p_mempolicy {
+	uint32_t mode; /* with MPOL_F_ flags */
+	uint32_t zero;
+	uint64_t nodes[]; /* bit N of the mask is node N */
 };
 
 /*

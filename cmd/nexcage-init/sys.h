@@ -37,8 +37,11 @@
 #define NR_capset 126
 #define NR_personality 135
 #define NR_prctl 157
+#define NR_sched_setaffinity 203
 #define NR_exit_group 231
+#define NR_set_mempolicy 238
 #define NR_keyctl 250
+#define NR_openat 257
 #define NR_dup3 292
 #define NR_prlimit64 302
 #define NR_setns 308
@@ -75,12 +78,14 @@ static inline long sys6(long nr, long a, long b, long c, long d, long e, long f)
 #define NR_fcntl 25
 #define NR_ioctl 29
 #define NR_chdir 49
+#define NR_openat 56
 #define NR_close 57
 #define NR_read 63
 #define NR_write 64
 #define NR_capset 91
 #define NR_personality 92
 #define NR_exit_group 94
+#define NR_sched_setaffinity 122
 #define NR_rt_sigaction 134
 #define NR_rt_sigprocmask 135
 #define NR_setresuid 147
@@ -100,6 +105,7 @@ static inline long sys6(long nr, long a, long b, long c, long d, long e, long f)
 #define NR_clone 220
 #define NR_execve 221
 #define NR_mmap 222
+#define NR_set_mempolicy 237
 #define NR_prlimit64 261
 #define NR_setns 268
 #define NR_unshare 97
@@ -200,8 +206,12 @@ static inline long sys6(long nr, long a, long b, long c, long d, long e, long f)
 
 #define TIOCSCTTY 0x540e
 #define SECCOMP_SET_MODE_FILTER 1
+#define SECCOMP_FILTER_FLAG_NEW_LISTENER 8
 #define KEYCTL_JOIN_SESSION_KEYRING 1
 #define CAPABILITY_VERSION_3 0x20080522
+
+#define O_WRONLY 1
+#define O_CLOEXEC 02000000
 
 #define AT_FDCWD (-100)
 #define AT_EACCESS 0x200

@@ -72,7 +72,7 @@ func validPayload(code initop.Code, p []byte, nfds uint32) bool {
 		return len(p) == 8
 	case initop.CodeSetCaps:
 		return len(p) == 24
-	case initop.CodeChdir, initop.CodeFSOpen:
+	case initop.CodeChdir, initop.CodeFSOpen, initop.CodeTryChdir, initop.CodeRetryChdir:
 		return len(p) >= 2 && countStrings(p) == 1
 	case initop.CodeSeccomp:
 		return len(p) > 8 && len(p)%8 == 0 && len(p)/8-1 <= initop.MaxFilter && u32(1) == 0
@@ -84,6 +84,12 @@ func validPayload(code initop.Code, p []byte, nfds uint32) bool {
 		return len(p) == 4 && u32(0) < nfds
 	case initop.CodeSetNS:
 		return len(p) == 8 && u32(0) < nfds
+	case initop.CodeWriteAt:
+		return len(p) >= 12 && u32(0) < nfds && u32(1) == 0 && countStrings(p[8:]) == 2
+	case initop.CodeMempolicy:
+		return len(p) >= 8 && len(p)%8 == 0 && u32(1) == 0 && len(p)-8 <= initop.MaxNodes/8
+	case initop.CodeAffinity:
+		return len(p) >= 8 && len(p)%8 == 0 && len(p) <= initop.MaxCPUs/8
 	case initop.CodeWriteFD:
 		return len(p) > 8 && u32(0) < nfds && u32(1) == 0
 	}

@@ -9,8 +9,7 @@ import (
 
 // Encode makes one message of operations. Whether Exec was preceded by a
 // Lookup in an earlier message is the helper's to know; all other errors wrap
-// errdefs.ErrInvalidArgument or, for what the helper can not do,
-// errdefs.ErrNotImplemented.
+// errdefs.ErrInvalidArgument.
 func Encode(ops []Op) ([]byte, error) {
 	msg := make([]byte, HeaderSize, HeaderSize+encodedSize(ops))
 	for i, o := range ops {

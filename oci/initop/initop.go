@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 )
 
 // FD is the index of one of the descriptors that are sent with a message.
@@ -40,7 +39,8 @@ func (o Op) Code() Code { return o.code }
 // environment variables in it, nor data that is written.
 func (o Op) String() string { return o.text }
 
-// Arg is the path of a Chdir or the name of a Lookup, "" for others.
+// Arg is the path of a change of directory, or the name of a Lookup, "" for
+// others.
 func (o Op) Arg() string { return o.arg }
 
 // Candidates are the paths that a Lookup tries, in this order.
@@ -172,19 +172,33 @@ func Chdir(path string) Op {
 	return o
 }
 
+// TryChdir changes the working directory, unless the credentials are not
+// enough for it (EACCES, EPERM): then RetryChdir does it. Both must be in one
+// message.
+func TryChdir(path string) Op {
+	o := Chdir(path)
+	o.code = CodeTryChdir
+	return o
+}
+
+// RetryChdir is Chdir, if TryChdir could not.
+func RetryChdir(path string) Op {
+	o := Chdir(path)
+	o.code = CodeRetryChdir
+	return o
+}
+
 // Personality sets the execution domain (personality(2)).
 func Personality(p uint32) Op { return op(CodePersonality, u32(p), "personality %#x", p) }
 
 // Seccomp loads a filter: an array of struct sock_filter. It needs either
 // NoNewPrivs or an effective CAP_SYS_ADMIN before it. The flags are
-// SECCOMP_FILTER_FLAG_; a listener has nobody to be sent to.
+// SECCOMP_FILTER_FLAG_; with NEW_LISTENER the helper waits until the shim has
+// taken the listener.
 func Seccomp(program []byte, flags uint32) Op {
 	o := op(CodeSeccomp, append(u32(flags, 0), program...), "load seccomp filter of %d bytes", len(program))
 	if len(program) == 0 || len(program)%8 != 0 || len(program)/8 > MaxFilter {
 		o.err = o.invalid("not a program of 1 to %d instructions", MaxFilter)
-	}
-	if flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
-		o.err = fmt.Errorf("%s: with a listener: %w", o.text, errdefs.ErrNotImplemented)
 	}
 	return o
 }
@@ -265,6 +279,58 @@ func WriteFD(fd FD, data []byte) Op {
 		o.err = o.invalid("nothing to write")
 	}
 	return o
+}
+
+// WriteAt writes data with one write(2) to the file at path, which is relative
+// to the directory fd. It is for files that the process must open itself, as
+// self/attr/exec in a procfs.
+func WriteAt(fd FD, path, data string) Op {
+	o := onFD(CodeWriteAt, fd, append(u32(0), cstrings(path, data)...), "write %q to %s", data, path)
+	switch {
+	case o.err != nil:
+	case path == "" || hasNUL(path):
+		o.err = o.invalid("not a path")
+	case data == "":
+		o.err = o.invalid("nothing to write")
+	case hasNUL(data):
+		o.err = o.invalid("the data has a NUL byte")
+	}
+	return o
+}
+
+// Mempolicy sets the memory policy (set_mempolicy(2)): a MPOL_ mode with its
+// flags, and the nodes by number, none for a mode that has none.
+func Mempolicy(mode uint32, nodes []int) Op {
+	mask, ok := mask64(nodes, MaxNodes)
+	o := op(CodeMempolicy, append(u32(mode, 0), u64(mask...)...), "set memory policy %#x of nodes %v", mode, nodes)
+	if !ok {
+		o.err = o.invalid("a node is not between 0 and %d", MaxNodes-1)
+	}
+	return o
+}
+
+// Affinity lets the process run on these CPUs only (sched_setaffinity(2)).
+func Affinity(cpus []int) Op {
+	mask, ok := mask64(cpus, MaxCPUs)
+	o := op(CodeAffinity, u64(mask...), "set affinity to CPUs %v", cpus)
+	if !ok || len(cpus) == 0 {
+		o.err = o.invalid("not CPUs between 0 and %d", MaxCPUs-1)
+	}
+	return o
+}
+
+// mask64 is a bit mask of numbers below limit.
+func mask64(numbers []int, limit int) (mask []uint64, ok bool) {
+	for _, n := range numbers {
+		if n < 0 || n >= limit {
+			return nil, false
+		}
+		for len(mask) <= n/64 {
+			mask = append(mask, 0)
+		}
+		mask[n/64] |= 1 << (n % 64)
+	}
+	return mask, true
 }
 
 // SessionKeyring gives the process a new session keyring instead of the one

@@ -9,6 +9,8 @@ const (
 	MaxTarget  = 9       // highest descriptor that Dup2 can make
 	MaxFilter  = 4096    // instructions of a seccomp program
 	MaxGroups  = 65536   // supplementary groups
+	MaxNodes   = 1024    // memory nodes of a policy
+	MaxCPUs    = 65536   // CPUs of an affinity
 
 	HeaderSize = 16 // magic, version (16 bits), descriptors (16 bits), operations, length
 	ReplySize  = 24 // magic, kind, index, code, value, extra
@@ -46,6 +48,11 @@ const (
 	CodeSessionKeyring
 	CodeUnshare
 	CodeFSOpen
+	CodeWriteAt
+	CodeMempolicy
+	CodeAffinity
+	CodeTryChdir
+	CodeRetryChdir
 )
 
 // Kinds of replies.
@@ -55,6 +62,7 @@ const (
 	ReplyForked    = 2 // value is the pid, the pidfd comes with it
 	ReplyMalformed = 3 // nothing was done
 	ReplyOpened    = 4 // a descriptor comes with it; more replies follow
+	ReplyListener  = 5 // value is the number of the listener's descriptor in the helper
 )
 
 // Why a Lookup failed: what a reply has as extra.
