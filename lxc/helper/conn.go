@@ -33,7 +33,7 @@ func newConn(c *net.UnixConn) (*Conn, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	return &Conn{stream: &stream{conn: c}, pid: pid, pidfd: pidfd}, nil
+	return &Conn{stream: &stream{conn: c, pidfd: pidfd}, pid: pid, pidfd: pidfd}, nil
 }
 
 // PID is the helper's process id, and later the user's process's, in the pid

@@ -33,7 +33,7 @@ func (e *OpError) Error() string {
 	switch e.Op.Code() {
 	case initop.CodeLookup:
 		return "exec: " + strconv.Quote(e.Op.Arg()) + ": " + e.lookupReason()
-	case initop.CodeChdir:
+	case initop.CodeChdir, initop.CodeTryChdir, initop.CodeRetryChdir:
 		return fmt.Sprintf("chdir to cwd (%q) set in config.json failed: %s", e.Op.Arg(), e.Errno.Error())
 	case initop.CodeExec:
 		return fmt.Sprintf("exec %s: %s", e.executable(), e.Errno.Error())

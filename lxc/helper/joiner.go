@@ -77,6 +77,7 @@ func (j *Joiner) Join(ctx context.Context, ops []initop.Op, files ...*os.File) (
 		s.Close()
 		return nil, err
 	}
+	s.pidfd = r.file
 	return &Joined{stream: s, Child: forked.Adopt(int(r.value)), PIDFD: r.file}, nil
 }
 

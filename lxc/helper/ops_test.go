@@ -87,6 +87,10 @@ func TestHelperDoesOperations(t *testing.T) {
 		},
 		{"chdir", []initop.Op{initop.Chdir(dir)}, []string{"pwd"}, []string{"^" + dir + "\n$"}},
 		{"personality", []initop.Op{initop.Personality(0x0040000)}, []string{"cat", "/proc/self/personality"}, []string{"^00040000\n$"}},
+		{"memory policy", []initop.Op{initop.Mempolicy(unix.MPOL_BIND, []int{0})}, []string{"sh", "-c", "grep stack /proc/self/numa_maps"}, []string{`bind:0 `}},
+		{"memory policy of no nodes", []initop.Op{initop.Mempolicy(unix.MPOL_BIND, []int{0}), initop.Mempolicy(unix.MPOL_DEFAULT, nil)}, []string{"grep", "stack", "/proc/self/numa_maps"}, []string{` default `}},
+		{"affinity", []initop.Op{initop.Affinity([]int{0})}, status, []string{`Cpus_allowed_list:\t0\n`}},
+		{"affinity to CPUs that are not there too", []initop.Op{initop.Affinity([]int{0, 9000})}, status, []string{`Cpus_allowed_list:\t0\n`}},
 		{"session", []initop.Op{initop.SetSID()}, []string{"cat", "/proc/self/stat"}, []string{`^(\d+) \(busybox\) R \d+ `}},
 		{"signals", []initop.Op{initop.ResetSignals()}, status, []string{`SigBlk:\t0+\n`, `SigIgn:\t0+\n`}},
 	} {
@@ -353,4 +357,66 @@ func TestAWaitingHelperNeedsHardlyAnyMemory(t *testing.T) {
 	_, rest, _ := strings.Cut(string(text), "Rss:")
 	assert.LessOrEqual(t, atoi(t, strings.Fields(rest)[0]), 40, "kB")
 	runtime.KeepAlive(conn)
+}
+
+func TestWriteAtOpensAFileOfTheProcessItself(t *testing.T) {
+	conn, _ := waiting(t)
+	proc, err := os.Open("/proc")
+	require.NoError(t, err)
+	defer proc.Close()
+	out := output(t, conn, []initop.Op{initop.WriteAt(0, "self/comm", "it is me")}, []*os.File{proc}, "true")
+	assert.Empty(t, out)
+
+	conn, _ = waiting(t)
+	require.NoError(t, conn.Run(t.Context(), []initop.Op{initop.WriteAt(0, "self/comm", "it is me")}, proc))
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", conn.PID()))
+	require.NoError(t, err)
+	assert.Equal(t, "it is me\n", string(comm))
+	assert.Equal(t, 4, openFiles(t, conn.PID()), "nothing stays open")
+
+	err = conn.Run(t.Context(), []initop.Op{initop.WriteAt(0, "self/none", "x")}, proc)
+	assert.ErrorIs(t, err, unix.ENOENT)
+	assert.EqualError(t, err, `write "x" to self/none failed: no such file or directory`)
+}
+
+// Without the capabilities root may not enter the directory of another user,
+// as on a file system of which it is not the master.
+func TestTheUserMayEnterADirectoryThatRootMayNot(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	for d := dir; d != "/"; d = filepath.Dir(d) {
+		st, err := os.Stat(d)
+		require.NoError(t, err)
+		require.NoError(t, os.Chmod(d, st.Mode().Perm()|0o011))
+	}
+	secret := filepath.Join(dir, "secret")
+	require.NoError(t, os.Mkdir(secret, 0o700))
+	require.NoError(t, os.Chown(secret, 1000, 1000))
+	weak := initop.SetCaps(1<<unix.CAP_SETUID|1<<unix.CAP_SETGID, 1<<unix.CAP_SETUID|1<<unix.CAP_SETGID, 0)
+	user := []initop.Op{initop.SetGID(1000), initop.SetUID(1000)}
+
+	conn, _ := waiting(t)
+	ops := append([]initop.Op{weak, initop.TryChdir(secret)}, append(user, initop.RetryChdir(secret))...)
+	assert.Equal(t, secret+"\n", output(t, conn, ops, nil, "pwd"))
+
+	t.Run("and root one that the user may not", func(t *testing.T) {
+		require.NoError(t, os.Chown(secret, 0, 0))
+		conn, _ := waiting(t)
+		ops := append([]initop.Op{initop.TryChdir(secret)}, append(user, initop.RetryChdir(secret))...)
+		out := output(t, conn, ops, nil, "sh", "-c", "readlink /proc/self/cwd")
+		assert.Equal(t, secret+"\n", out)
+	})
+	t.Run("but neither of them", func(t *testing.T) {
+		require.NoError(t, os.Chown(secret, 1001, 1001))
+		conn, _ := waiting(t)
+		ops := append([]initop.Op{weak, initop.TryChdir(secret)}, append(user, initop.RetryChdir(secret))...)
+		err := conn.Run(t.Context(), ops)
+		assert.ErrorIs(t, err, unix.EACCES)
+		assert.ErrorContains(t, err, `chdir to cwd ("`+secret+`") set in config.json failed: permission denied`)
+	})
+	t.Run("and one that is not there is no matter of users", func(t *testing.T) {
+		conn, _ := waiting(t)
+		err := conn.Run(t.Context(), []initop.Op{initop.TryChdir("/nowhere")})
+		assert.ErrorIs(t, err, unix.ENOENT)
+	})
 }

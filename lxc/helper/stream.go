@@ -21,7 +21,13 @@ import (
 // stream carries messages to a helper and its replies back. It is used by
 // one goroutine at a time; Close may come from any.
 type stream struct {
+	// Notify takes the listener of a seccomp filter with SCMP_ACT_NOTIFY, and
+	// does not keep it. The process goes on when it has returned, and is
+	// killed if it fails.
+	Notify func(ctx context.Context, listener *os.File) error
+
 	conn   *net.UnixConn
+	pidfd  *os.File  // of the helper
 	lookup initop.Op // the last Lookup that was done
 }
 
@@ -136,6 +142,11 @@ func (s *stream) exchange(ctx context.Context, ops []initop.Op, files []*os.File
 		return reply{}, err
 	}
 	r, err := s.receive()
+	for err == nil && r.kind == initop.ReplyListener {
+		if err = s.handOver(ctx, r); err == nil {
+			r, err = s.receive()
+		}
+	}
 	if refused && errors.Is(err, io.EOF) {
 		err = ErrEnded
 	}
