@@ -35,6 +35,7 @@ var (
 	swap     = need{"accounting of swap", func() bool {
 		return cgroupV2.has() || exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
 	}}
+	bfq      = need{"a disk 7:1 that BFQ schedules", func() bool { return contains("/sys/block/loop1/queue/scheduler", "[bfq]") }}
 	ia32     = need{"32-bit system calls", func() bool { return exec.Command(harness.Observer(), "call32", "20").Run() == nil }}
 	resource = capability("CAP_SYS_RESOURCE", unix.CAP_SYS_RESOURCE)
 )
@@ -49,16 +50,28 @@ func controller(v1, v2 string) need {
 	}}
 }
 
-// controllerHas is a file that a kernel may have been built without; "" for
-// v2, where there is none, or all have it.
-func controllerHas(v1, v2 string) need {
-	return need{"the cgroup file " + v1, func() bool {
+// controllerHas is a file of a group that a kernel may have been built
+// without: below the hierarchies of v1, or in v2. Not every file is in a root.
+func controllerHas(v1 string, v2 ...string) need {
+	return need{"the cgroup file " + filepath.Base(v1), func() bool {
+		controller, file := filepath.Split(v1)
 		if cgroupV2.has() {
-			return v2 == "" || len(glob("/sys/fs/cgroup/*/"+v2)) > 0
+			if len(v2) == 0 {
+				return false
+			}
+			controller, file = "", v2[0]
 		}
-		return exists(filepath.Join("/sys/fs/cgroup", v1))
+		dir := filepath.Join("/sys/fs/cgroup", controller, harness.Token()+"-probe")
+		if os.Mkdir(dir, 0o755) != nil {
+			return false
+		}
+		defer os.Remove(dir)
+		return exists(filepath.Join(dir, file))
 	}}
 }
+
+// device is hardware, as the path by which it would be seen.
+func device(path string) need { return need{path, func() bool { return exists(path) }} }
 
 // capability is one that root has not everywhere.
 func capability(name string, bit uint) need {

@@ -33,11 +33,12 @@ type row struct {
 
 	// spec changes what containerd writes by default.
 	spec func(x *shown, s *specs.Spec)
-	// args of the process, which is waited for and must end with 0, and whose
-	// stdout must be want. Without args it lasts until look has seen it.
-	args []string
-	want string
-	look func(x *shown)
+	// args of the process, which is waited for and must end with status, and
+	// whose stdout must be want. Without args it lasts until look has seen it.
+	args   []string
+	want   string
+	status uint32
+	look   func(x *shown)
 	// after the task and its container were deleted.
 	after func(x *shown)
 
@@ -144,7 +145,7 @@ func (r row) show(x *shown) {
 	require.NoError(x.t, x.stdio.Wait(x.ctx))
 	if r.args != nil {
 		assert.Equal(x.t, r.want, x.stdio.Out(), "what the process sees")
-		assert.Zero(x.t, status, "exit status; stderr: %s", x.stdio.Err())
+		assert.Equal(x.t, r.status, status, "exit status; stderr: %s", x.stdio.Err())
 	}
 	_, err = x.Delete(x.ctx, "")
 	require.NoError(x.t, err)

@@ -25,6 +25,9 @@ func (g *Group) applyDevices(rules []specs.LinuxDeviceCgroup) error {
 	if g.unified {
 		return g.filter.replace(g.places[0].dir, rules)
 	}
+	if err := expressibleV1(rules); err != nil {
+		return err
+	}
 	for i, r := range rules {
 		file := "devices.deny"
 		if r.Allow {
