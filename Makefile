@@ -26,6 +26,7 @@ HELPER_CC_arm64 := $(if $(filter arm64,$(HOSTARCH)),gcc,aarch64-linux-gnu-gcc)
 HELPER_CC    ?= $(HELPER_CC_$(GOARCH))
 
 PACKAGES := lxc crun busybox-static procps linux-libc-dev
+VM_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 
 # The same flags everywhere: then all of it shares one build cache.
 export CGO_ENABLED := 0
@@ -36,15 +37,20 @@ export NEXCAGE_BIN := $(CURDIR)/bin
 .DELETE_ON_ERROR:
 
 help: ## this text
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## install the packages that tests and demo need (Debian), if they are missing
-	@missing=$$(for p in $(PACKAGES); do \
+# $(call install,PACKAGES): those that are missing.
+define install
+	@missing=$$(for p in $(1); do \
 		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 		apt-get update -q && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
 	fi
+endef
+
+setup: ## install the packages that tests and demo need (Debian), if they are missing
+	$(call install,$(PACKAGES))
 
 build: shim $(BIN)/nexcage-init ## the shim and its helper, into bin/ (GOARCH=arm64: bin/linux-arm64/)
 
@@ -100,6 +106,29 @@ unit: ## vet and unit tests
 # Never from the cache: the results depend on the machine.
 integration: ## integration tests (of what build and tools made)
 	$(GO) -C integration test -count=1 -timeout 25m ./...
+
+.PHONY: setup-vm vm-image vm-shell vm test-vm test-vm-short
+setup-vm: ## install what the virtual machines need: QEMU, mmdebstrap
+	$(call install,$(VM_PACKAGES))
+
+vm:
+	$(GO) -C integration build -ldflags '-s -w' -o $(CURDIR)/bin/vm ./cmd/vm
+
+vm-image: setup-vm vm ## make the images of the virtual machines, bookworm and trixie, if they are missing
+	bin/vm image
+
+vm-shell: setup-vm vm build tools-2.4 ## a shell in a virtual machine like the users' hosts (DISTRIBUTION=bookworm)
+	bin/vm shell $(if $(DISTRIBUTION),-distribution $(DISTRIBUTION))
+
+bin/integration.test: FORCE
+	$(GO) -C integration test -ldflags '-s -w' -c -o $(CURDIR)/$@ .
+.PHONY: FORCE
+
+test-vm: setup setup-vm vm build tools-2.4 bin/integration.test ## the integration tests in virtual machines: cgroup v2, systemd, AppArmor
+	bin/vm test
+
+test-vm-short: setup setup-vm vm build tools-2.4 bin/integration.test ## the life-cycle table in one of them
+	bin/vm test -short
 
 race: build ## unit tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...

@@ -79,7 +79,15 @@ func removeCgroups(token string) error {
 // the root that its processes see: groups whose names know no session, such as
 // lxc/900000, do not meet those of another one. The calling thread must be
 // locked; the mounts are the session's own.
+//
+// With cgroup v2 alone the session sees all of it, and stays where it is, as a
+// containerd does that systemd started: it needs the groups that systemd makes,
+// and one that has processes can give those below it no controllers.
 func privateCgroups(token string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &st); err != nil || st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return err
+	}
 	infos, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
 		return err
