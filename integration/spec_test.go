@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -67,7 +68,35 @@ func runRows(t *testing.T, table []row) {
 	})
 }
 
+// about finds that what a row says it is about are properties of the spec.
+func (r row) about(t *testing.T) {
+	t.Helper()
+	require.NotEmpty(t, r.fields, r.name)
+	for _, f := range r.fields {
+		kind := reflect.TypeFor[specs.Spec]()
+		for name := range strings.SplitSeq(f, ".") {
+			kind = property(kind, strings.TrimRight(name, "[]{}"))
+			require.NotNil(t, kind, "%s: %s is no property of the spec", r.name, f)
+		}
+	}
+}
+
+// property is the type of a property of a struct, by its name in JSON, or of
+// the elements if it is a list or map.
+func property(kind reflect.Type, name string) reflect.Type {
+	for kind.Kind() != reflect.Struct {
+		kind = kind.Elem()
+	}
+	for _, field := range reflect.VisibleFields(kind) {
+		if tag, _, _ := strings.Cut(field.Tag.Get("json"), ","); tag == name {
+			return field.Type
+		}
+	}
+	return nil
+}
+
 func (r row) test(t *testing.T, w *place, rt harness.Runtime) {
+	r.about(t)
 	if rt.Backend == "crun" && r.flaw != "" {
 		t.Skipf("crun %s", r.flaw)
 	}
