@@ -20,7 +20,11 @@ func member(c *config.Config, ct Container, env Env) (Decision, error) {
 	if err != nil {
 		return Decision{}, err
 	}
-	return Decision{Backend: backend, Reason: "container of the pod whose sandbox is " + id}, nil
+	reason := "container of the pod whose sandbox is " + id
+	if other, err := alone(c, ct); err == nil && other.Backend != backend && backend != c.Routing.Fallback {
+		reason += fmt.Sprintf("; not %s by %s, as a pod is routed as a whole", other.Backend, other.Reason)
+	}
+	return Decision{Backend: backend, Reason: reason}, nil
 }
 
 func recorded(sandbox string, env Env) (string, error) {

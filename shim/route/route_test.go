@@ -218,11 +218,22 @@ func TestASandboxIsCrunsAndRecordsThePodsBackend(t *testing.T) {
 }
 
 func TestAPodsContainerFollowsItsSandbox(t *testing.T) {
-	c := rules(config.Rule{ID: ".", Backend: "crun"})
-	for _, backend := range []string{"lxc", "crun"} {
-		d, err := Decide(c, with(criType, "container", criSandboxID, "s1"), sandbox("s1", backend))
-		require.NoError(t, err)
-		assert.Equal(t, Decision{Backend: backend, Reason: "container of the pod whose sandbox is s1"}, d)
+	const follows = "container of the pod whose sandbox is s1"
+	for name, tt := range map[string]struct {
+		rule             config.Rule
+		recorded, reason string
+	}{
+		"another rule":            {config.Rule{ID: "^nobody$", Backend: "crun"}, "lxc", follows},
+		"a rule that agrees":      {config.Rule{CRIContainerName: "^web$", Backend: "crun"}, "crun", follows},
+		"a rule on its own name":  {config.Rule{CRIContainerName: "^web$", Backend: "crun"}, "lxc", follows + "; not crun by routing.rules[0], as a pod is routed as a whole"},
+		"a rule on its own image": {config.Rule{Image: "nginx", Backend: "crun"}, "lxc", follows + "; not crun by routing.rules[0], as a pod is routed as a whole"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ct := with(criType, "container", criSandboxID, "s1", criContainerName, "web", criImageName, "docker.io/library/nginx:1")
+			d, err := Decide(rules(tt.rule), ct, sandbox("s1", tt.recorded))
+			require.NoError(t, err)
+			assert.Equal(t, Decision{Backend: tt.recorded, Reason: tt.reason}, d)
+		})
 	}
 }
 
