@@ -130,20 +130,25 @@ func TestSweepEndsWhatDeadWatchersLeft(t *testing.T) {
 	w, err := Watch(t.Context(), dir, "c1")
 	require.NoError(t, err)
 	alive := watch(t, dir)
-	// As the kernel does when a process dies.
-	w.closed = true
-	require.NoError(t, w.conn.Close())
-	require.NoError(t, w.lock.file.Close())
+	die(t, w)
 
 	require.NoError(t, Sweep(dir))
 	assert.True(t, listens(t, dir), "somebody still watches")
-	alive.closed = true
-	require.NoError(t, alive.conn.Close())
-	require.NoError(t, alive.lock.file.Close())
+	die(t, alive)
 	assert.True(t, listens(t, dir))
 	require.NoError(t, Sweep(dir))
 	assert.False(t, listens(t, dir))
-	alive.closed = true // nothing is left to close
+}
+
+// die does to a watcher what the kernel does when its process dies. Nothing is
+// left to be closed then.
+func die(t *testing.T, w *Watcher) {
+	t.Helper()
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	require.NoError(t, w.conn.Close())
+	require.NoError(t, w.lock.file.Close())
 }
 
 // lxc-start itself, in a mount namespace of its own.
