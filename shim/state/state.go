@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc"
 )
@@ -35,6 +36,7 @@ type State struct {
 	PodBackend string    `json:"podBackend,omitempty"` // of a sandbox: where its containers go
 	Host       string    `json:"host,omitempty"`       // native
 	CreatedAt  time.Time `json:"createdAt"`
+	Shim       lxc.Proc  `json:"shim"` // the process that serves the container
 
 	// LXC is what package lxc needs to destroy the container.
 	LXC *lxc.Record `json:"lxc,omitempty"`
@@ -117,8 +119,9 @@ func (d Dir) Read() (*State, error) {
 	return s, nil
 }
 
-// Remove removes the directory and the files in it. It does not descend: what
-// else may be there is not ours to remove, and is an error.
+// Remove removes the directory and the files in it. It does not descend: a
+// directory in it is not ours to remove, and an error; then the state stays,
+// too.
 func (d Dir) Remove() error {
 	entries, err := os.ReadDir(string(d))
 	if errors.Is(err, os.ErrNotExist) {
@@ -126,6 +129,11 @@ func (d Dir) Remove() error {
 	}
 	if err != nil {
 		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			return fmt.Errorf("%s: %w", filepath.Join(string(d), e.Name()), unix.EISDIR)
+		}
 	}
 	var errs []error
 	for _, e := range entries {

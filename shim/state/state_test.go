@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc"
 )
@@ -27,7 +28,7 @@ func full() *State {
 	return &State{
 		OCIVersion: "1.3.0", ID: "c1", Status: "running", PID: 42, Bundle: "/b", Annotations: map[string]string{"a": "b"},
 		Namespace: "ns", Backend: "lxc", Reason: "routing.default_backend", PodBackend: "lxc", Host: "native",
-		CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
+		CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Shim: lxc.Proc{PID: 40, StartTime: 998},
 		LXC: &lxc.Record{Bundle: "/b", StateDir: "/s", Rootfs: "/b/rootfs", LXCPath: "/l", Name: "c1", Cgroups: []string{"/g"},
 			Init: lxc.Proc{PID: 42, StartTime: 1000}, Monitor: lxc.Proc{PID: 41, StartTime: 999}},
 		Crun: &options.Options{BinaryName: "crun", Root: "/r", SystemdCgroup: true, IoUid: 1000},
@@ -147,12 +148,17 @@ func TestRemoveRemovesFilesOnly(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.NoError(t, d.Remove()) // again
 
-	d = newDir(t)
-	inside := filepath.Join(string(d), "base", "root")
-	require.NoError(t, os.MkdirAll(inside, 0o700))
-	require.Error(t, d.Remove())
-	_, err = os.Stat(inside)
-	require.NoError(t, err)
+	for _, inside := range []string{"base/root", "empty"} {
+		d = newDir(t)
+		require.NoError(t, d.Write(full()))
+		require.NoError(t, os.MkdirAll(filepath.Join(string(d), inside), 0o700))
+		err = d.Remove()
+		require.ErrorIs(t, err, unix.EISDIR)
+		require.ErrorContains(t, err, filepath.Join(string(d), filepath.Dir(inside)))
+		require.DirExists(t, filepath.Join(string(d), inside))
+		_, err = d.Read()
+		require.NoError(t, err, "what is needed to try again stays")
+	}
 }
 
 func FuzzRead(f *testing.F) {
