@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -32,8 +33,11 @@ type Request struct {
 	Stdio     Stdio
 	IOUID     uint32 // owner of the pipes
 	IOGID     uint32
-	Host      Host
-	Joiner    *helper.Joiner // starts execs
+	// OpenIO counts the stdio of the container's processes that is not done
+	// yet: a logger may outlive Delete. The shim waits for it before it ends.
+	OpenIO *sync.WaitGroup
+	Host   Host
+	Joiner *helper.Joiner // starts execs
 	// Broadcast takes the exit status from lxc-monitord, where the kernel does
 	// not keep it (pidfd.KeepsStatus).
 	Broadcast bool
@@ -166,7 +170,7 @@ func (c *creation) boot(ctx context.Context) error {
 		return err
 	}
 	c.Init.pid, c.Init.pidfd = c.conn.PID(), c.conn.PIDFD()
-	if c.record.Init, err = procOf(c.Init.pid); err != nil {
+	if c.record.Init, err = ProcOf(c.Init.pid); err != nil {
 		return err
 	}
 	if err := c.instance.Adopt(c.Init.pid); err != nil {
@@ -185,7 +189,7 @@ func (c *creation) config() *Config {
 // noteMonitor records lxc-start, as soon as it is known.
 func (c *creation) noteMonitor() (err error) {
 	if pid := c.instance.Monitor(); pid != 0 {
-		if c.record.Monitor, err = procOf(pid); err != nil {
+		if c.record.Monitor, err = ProcOf(pid); err != nil {
 			return err
 		}
 	}
@@ -296,5 +300,6 @@ func (c *creation) prepare(ctx context.Context) error {
 	if err := c.conn.Run(ctx, ops, files...); err != nil {
 		return fmt.Errorf("unable to start container process: error during container init: %w", err)
 	}
-	return p.closeEnds(files)
+	p.closeEnds(files)
+	return nil
 }

@@ -52,7 +52,7 @@ func (c *Container) StartExec(ctx context.Context, p *Process) (retErr error) {
 		return err
 	}
 	joined, err := c.join(ctx, p, files)
-	err = errors.Join(err, p.closeEnds(files))
+	p.closeEnds(files)
 	if err != nil {
 		return fmt.Errorf("OCI runtime exec failed: exec failed: unable to start container process: %w", err)
 	}

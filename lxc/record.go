@@ -40,8 +40,8 @@ type Proc struct {
 	StartTime uint64 `json:"startTime,omitempty"`
 }
 
-// procOf returns the process that has this pid now.
-func procOf(pid int) (Proc, error) {
+// ProcOf returns the process that has this pid now.
+func ProcOf(pid int) (Proc, error) {
 	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return Proc{}, err
@@ -56,6 +56,21 @@ func procOf(pid int) (Proc, error) {
 	return Proc{PID: pid, StartTime: t}, err
 }
 
+// ThisProcess names the calling process.
+func ThisProcess() (Proc, error) { return ProcOf(os.Getpid()) }
+
+// Alive says whether the process has not ended.
+func (p Proc) Alive() (bool, error) {
+	f, err := p.open()
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, f.Close()
+}
+
 // open returns a pidfd of the process; ErrNotFound if it has ended.
 func (p Proc) open() (*os.File, error) {
 	if p.PID == 0 {
@@ -65,7 +80,7 @@ func (p Proc) open() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if now, err := procOf(p.PID); err != nil || now != p {
+	if now, err := ProcOf(p.PID); err != nil || now != p {
 		_ = f.Close()
 		return nil, errdefs.ErrNotFound
 	}

@@ -40,7 +40,7 @@ func run(t *testing.T, script string) *running {
 	})
 	_, err = bufio.NewReader(stdout).ReadString('\n')
 	require.NoError(t, err)
-	r.Proc, err = procOf(cmd.Process.Pid)
+	r.Proc, err = ProcOf(cmd.Process.Pid)
 	require.NoError(t, err)
 	go func() {
 		defer close(r.gone)
@@ -61,7 +61,7 @@ func (r *running) hasGone() bool {
 func TestAProcessIsKnownByItsStartTime(t *testing.T) {
 	r := run(t, "")
 	assert.Positive(t, r.StartTime)
-	again, err := procOf(r.PID)
+	again, err := ProcOf(r.PID)
 	require.NoError(t, err)
 	assert.Equal(t, r.Proc, again)
 	f, err := r.open()
@@ -74,7 +74,7 @@ func TestANameWithParenthesesDoesNotHideTheStartTime(t *testing.T) {
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", r.PID))
 	require.NoError(t, err)
 	require.Equal(t, "a) R 1 (b c\n", string(comm))
-	self, err := procOf(os.Getpid())
+	self, err := ProcOf(os.Getpid())
 	require.NoError(t, err)
 	assert.GreaterOrEqual(t, r.StartTime, self.StartTime)
 }
@@ -99,7 +99,7 @@ func TestAProcessThatHasGoneIsNotFound(t *testing.T) {
 		require.ErrorIs(t, err, errdefs.ErrNotFound, name)
 		require.NoError(t, p.end(t.Context(), time.Minute), name)
 	}
-	_, err := procOf(r.PID)
+	_, err := ProcOf(r.PID)
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 

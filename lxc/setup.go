@@ -59,6 +59,7 @@ func (c *Container) openIO(ctx context.Context, p *Process) (err error) {
 		Stdin: p.Stdio.Stdin, Stdout: p.Stdio.Stdout, Stderr: p.Stdio.Stderr,
 		Terminal: p.Stdio.Terminal,
 		UID:      uid, GID: gid,
+		Open: c.request.OpenIO,
 	})
 	return err
 }
@@ -82,11 +83,11 @@ func (c *Container) processFiles(p *Process, isInit bool) (files []*os.File, err
 }
 
 // closeEnds closes the shim's copies of the process's end of its stdio.
-func (p *Process) closeEnds(files []*os.File) error {
+func (p *Process) closeEnds(files []*os.File) {
 	if p.Stdio.Terminal {
 		closeAll(files)
 	}
-	return p.io.CloseProcessEnds()
+	p.io.CloseProcessEnds()
 }
 
 // discardIO closes the stdio of a process that never was.

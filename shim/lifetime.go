@@ -36,19 +36,21 @@ func newLifetime(ctx context.Context) *lifetime {
 	return &lifetime{ctx: ctx, over: make(chan struct{}), hungUp: make(chan struct{})}
 }
 
-// shutdown is called by the service while it has no container. The last open
-// connection is the one on which containerd asked for it.
-func (l *lifetime) shutdown() {
+// shutdown is called by the service while it has no container. If a client
+// asked for it, the last open connection is that client's. It returns false
+// when it is put off until nobody is connected.
+func (l *lifetime) shutdown(asked bool) (over bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open > 1 {
+	if l.open > 1 || (l.open > 0 && !asked) {
 		l.asked = true
-		return
+		return false
 	}
 	if !l.ended {
 		l.ended = true
 		close(l.over)
 	}
+	return true
 }
 
 // Handshake refuses other users, and counts.

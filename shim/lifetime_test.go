@@ -21,7 +21,7 @@ type counter struct {
 
 func (s *counter) Shutdown(context.Context, *taskv3.ShutdownRequest) (*emptypb.Empty, error) {
 	if s.containers == 0 {
-		s.shutdown()
+		s.shutdown(true)
 	}
 	return &emptypb.Empty{}, nil
 }
@@ -105,6 +105,20 @@ func TestLifetimeLastsWithAContainerThatCameInBetween(t *testing.T) {
 	s.containers = 0
 	s.connect(t, 1)
 	s.ask(t)
+	assert.True(t, s.isOver())
+}
+
+// The shim itself has noticed that nobody comes.
+func TestLifetimeEndsByItselfOnlyWithoutConnections(t *testing.T) {
+	s := newCounter(t)
+	conns := s.connect(t, 1)
+	assert.False(t, s.shutdown(false), "who is connected may still ask for something")
+	assert.False(t, s.isOver())
+	require.NoError(t, conns[0].Close())
+	assert.True(t, s.isOver())
+
+	s = newCounter(t)
+	assert.True(t, s.shutdown(false))
 	assert.True(t, s.isOver())
 }
 

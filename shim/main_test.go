@@ -104,6 +104,14 @@ func (b *bundle) logged() string {
 
 // run runs a verb as containerd does.
 func (b *bundle) run(stdin []byte, args ...string) (stdout []byte, stderr string, err error) {
+	cmd := b.command(stdin, args...)
+	var out, msg bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &msg
+	err = cmd.Run()
+	return out.Bytes(), msg.String(), err
+}
+
+func (b *bundle) command(stdin []byte, args ...string) *exec.Cmd {
 	args = append([]string{"-namespace", "ns", "-address", filepath.Join(b.dir, "c.sock"), "-publish-binary", "/bin/containerd",
 		"-id", b.id, "-bundle", b.path}, args...)
 	cmd := exec.Command("/proc/self/exe", args...)
@@ -111,14 +119,18 @@ func (b *bundle) run(stdin []byte, args ...string) (stdout []byte, stderr string
 	cmd.Env = append(os.Environ(), asShim+"=1", "GORACE=atexit_sleep_ms=0", "GOMAXPROCS=2", "MAX_SHIM_VERSION=2", "TTRPC_ADDRESS="+filepath.Join(b.dir, "c.sock.ttrpc"),
 		"GRPC_ADDRESS="+filepath.Join(b.dir, "c.sock"), "NAMESPACE=ns")
 	cmd.Stdin = bytes.NewReader(stdin)
-	var out, msg bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &msg
-	err = cmd.Run()
-	return out.Bytes(), msg.String(), err
+	return cmd
 }
 
-// start starts the shim as containerd 2.3 and later do.
+// address starts the shim without connecting.
+func (b *bundle) address() string { return b.addressWith(nil) }
+
+// start starts the shim as containerd 2.3 and later do, and connects.
 func (b *bundle) start(change func(*bootapi.BootstrapParams), args ...string) *client {
+	return b.dial(b.addressWith(change, args...))
+}
+
+func (b *bundle) addressWith(change func(*bootapi.BootstrapParams), args ...string) string {
 	dir := b.sockets()
 	params := &bootapi.BootstrapParams{InstanceID: b.id, Namespace: "ns", SocketDir: &dir}
 	if change != nil {
@@ -133,7 +145,7 @@ func (b *bundle) start(change func(*bootapi.BootstrapParams), args ...string) *c
 	require.NoError(b.t, proto.Unmarshal(stdout, &result))
 	require.EqualValues(b.t, 3, result.Version)
 	require.Equal(b.t, "ttrpc", result.Protocol)
-	return b.dial(result.Address)
+	return result.Address
 }
 
 // client is containerd's connection for one container.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc/child"
+	"github.com/cageforge/containerd-shim-nexcage/shim/bootstrap"
 	"github.com/cageforge/containerd-shim-nexcage/shim/events"
 	"github.com/cageforge/containerd-shim-nexcage/shim/task"
 )
@@ -27,20 +28,24 @@ const (
 	// answerTimeout bounds the wait for clients to read their last answers and
 	// to hang up.
 	answerTimeout = 250 * time.Millisecond
+	// ioTimeout bounds the wait for loggers that do not end by themselves: they
+	// are killed after 12 s.
+	ioTimeout = 15 * time.Second
 )
 
 // serve serves the task API until the last container is gone.
 func (c *command) serve(ctx context.Context) error {
+	listener, err := c.listen()
+	if err != nil {
+		return err
+	}
+	defer listener.Close() // and so unlinked, whatever fails
 	debug.SetGCPercent(40) // a shim is idle most of its life: memory counts
 	catchSIGPIPE()
 	if err := reaper.SetSubreaper(1); err != nil {
 		return err
 	}
 	if err := c.openLog(); err != nil {
-		return err
-	}
-	listener, err := c.listen()
-	if err != nil {
 		return err
 	}
 	signals, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
@@ -66,20 +71,35 @@ func (c *command) serve(ctx context.Context) error {
 		return err
 	}
 	registerTask(server, service)
+	bootstrap.RegisterExpect(server, service.Expect)
+	if err := service.Expect(c.id); err != nil {
+		return err
+	}
+	if c.socket == "" {
+		go c.awaitAnswer(service)
+	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ctx, listener) }()
+	var patience time.Duration
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve: %w", err)
-	case <-signals.Done():
+	case <-signals.Done(): // the containers go on writing
 	case <-life.over:
+		patience = ioTimeout
 	}
 	// The socket goes first, so that nobody new comes.
 	err = listener.Close()
 	<-served
 	err = errors.Join(err, finish(service, queue))
 	life.wait(answerTimeout)
-	return errors.Join(err, server.Close())
+	err = errors.Join(err, server.Close())
+	if patience == 0 {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return errors.Join(err, service.AwaitIO(ctx))
 }
 
 // finish delivers every event.
@@ -89,13 +109,24 @@ func finish(service *task.Service, queue *events.Queue) error {
 	return errors.Join(service.Close(ctx), queue.Drain(ctx), queue.Close())
 }
 
+// awaitAnswer waits until containerd has this shim's address. If the start verb
+// was killed before, nobody comes.
+func (c *command) awaitAnswer(service *task.Service) {
+	f := os.NewFile(bootstrap.FDAnswered, "answered")
+	defer f.Close()
+	if n, _ := f.Read(make([]byte, 1)); n == 0 {
+		service.Unexpect(c.id)
+	}
+}
+
 // listen returns the socket that the start verb has made; it is unlinked when
 // it is closed.
 func (c *command) listen() (net.Listener, error) {
 	if c.socket != "" {
 		return net.Listen("unix", c.socket)
 	}
-	f := os.NewFile(3, "socket")
+	unix.CloseOnExec(bootstrap.FDAnswered)
+	f := os.NewFile(bootstrap.FDSocket, "socket")
 	defer f.Close()
 	l, err := net.FileListener(f)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -48,8 +49,42 @@ func TestShutdownWaitsForOtherConnections(t *testing.T) {
 	require.False(t, b.endsWithin(100*time.Millisecond))
 	_, err := b.v3.Connect(t.Context(), &taskv3.ConnectRequest{ID: "b"})
 	require.NoError(t, err)
+	b.shutdown()
 	require.NoError(t, b.Close())
 	b.ended(t)
+}
+
+// Before 2.3 containerd runs the start verb for every container of a group, and
+// connects afterwards.
+func TestShutdownWaitsForAContainerThatWasStarted(t *testing.T) {
+	w := newWorld(t)
+	config := `{"annotations": {"io.containerd.nexcage.v2.group": "g"}}`
+	a, b := w.bundle("a", config).start(nil), w.bundle("b", config)
+	address := b.address()
+	a.shutdown()
+	require.NoError(t, a.Close())
+	require.False(t, a.endsWithin(100*time.Millisecond), "b is coming")
+	c := b.dial(address)
+	assert.Equal(t, a.pid, c.pid)
+	c.shutdown()
+	c.ended(t)
+}
+
+func TestAStartVerbThatWasKilledLeavesNoShim(t *testing.T) {
+	w := newWorld(t)
+	b := w.bundle("c1", "")
+	dir := w.sockets()
+	input, err := proto.Marshal(&bootapi.BootstrapParams{InstanceID: b.id, Namespace: "ns", SocketDir: &dir})
+	require.NoError(t, err)
+	// A verb that cannot deliver its answer ends in the middle.
+	stdout, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer stdout.Close()
+	cmd := b.command(input, "start")
+	cmd.Stdout = stdout
+	require.Error(t, cmd.Run())
+	eventually(t, func() bool { left, err := os.ReadDir(dir); return err == nil && len(left) == 0 }, "the shim keeps its socket")
+	eventually(t, func() bool { _, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); return err == unix.ECHILD }, "the shim does not end")
 }
 
 func TestSignalsEndTheShim(t *testing.T) {

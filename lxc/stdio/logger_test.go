@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -135,7 +136,9 @@ func TestLoggerThatIsNotReadyFailsOpen(t *testing.T) {
 			uri, _ := loggerURI(t, tt.scheme, tt.mode)
 			ctx, cancel := context.WithTimeout(t.Context(), tt.timeout)
 			defer cancel()
-			_, err := Open(ctx, Config{Stdout: uri, Stderr: uri})
+			var open sync.WaitGroup
+			_, err := Open(ctx, Config{Stdout: uri, Stderr: uri, Open: &open})
+			open.Wait()
 			require.ErrorContains(t, err, "stdout: logger /")
 			assert.ErrorContains(t, err, tt.want)
 		})
@@ -160,7 +163,8 @@ func TestLoggerEndsInTheEnd(t *testing.T) {
 		t.Run("mode "+tt.mode, func(t *testing.T) {
 			checkLeaks(t)
 			uri, dir := loggerURI(t, "binary", tt.mode)
-			s, err := Open(t.Context(), Config{Stdout: uri, Stderr: uri})
+			var open sync.WaitGroup
+			s, err := Open(t.Context(), Config{Stdout: uri, Stderr: uri, Open: &open})
 			require.NoError(t, err)
 			l := s.loggers[uri]
 			l.grace, l.timeout = 200*time.Millisecond, 2*time.Second
@@ -169,6 +173,7 @@ func TestLoggerEndsInTheEnd(t *testing.T) {
 			began := time.Now()
 			require.NoError(t, s.Close())
 			assert.Less(t, time.Since(began), time.Second, "Close does not wait for the kill")
+			open.Wait()
 			<-s.Done()
 			assert.Equal(t, tt.status, l.child.Exit().Status)
 			_, err = os.Stat(filepath.Join(dir, "terminated"))

@@ -123,7 +123,11 @@ func (s *IO) startOutput(c *copier, to *sink) {
 			s.log.WithError(err).Warnf("output of the container is lost: %s", c.name)
 		}
 		closeAll(c.src)
-		if linger := to.close(); linger {
+		linger, err := to.close()
+		if err != nil {
+			s.log.WithError(err).Warnf("output of the container may be lost: %s", c.name)
+		}
+		if linger {
 			s.lingering.Go(func() { to.linger(s.alive) })
 		}
 	}

@@ -35,13 +35,14 @@ func openSink(ctx context.Context, t target) (*sink, error) {
 	return &sink{file: f}, nil
 }
 
-// close closes the sink. It returns true if linger must follow.
-func (s *sink) close() (linger bool) {
+// close closes the sink. It returns true if linger must follow, and an error
+// if a file's data may be lost: some file systems tell only then that there is
+// no room for it.
+func (s *sink) close() (linger bool, err error) {
 	if s.held != nil {
-		return s.closeFIFO()
+		return s.closeFIFO(), nil
 	}
-	closeAll(s.file)
-	return false
+	return false, s.file.Close()
 }
 
 // moverFrom chooses how a pipe is copied to the sink.

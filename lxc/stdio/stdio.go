@@ -39,6 +39,11 @@ type Config struct {
 	Terminal bool
 
 	UID, GID uint32 // owner of the pipes, on the host
+
+	// Open counts what Open has begun and Done has not ended. A shim waits
+	// for it before it ends, as nobody else ends a logger that does not end
+	// by itself. It may be nil.
+	Open *sync.WaitGroup
 }
 
 // IO is the stdio of one process. Its methods may be called at the same time.
@@ -84,6 +89,9 @@ func Open(ctx context.Context, c Config) (*IO, error) {
 		end:     end,
 		gone:    make(chan struct{}),
 	}
+	if c.Open != nil {
+		c.Open.Add(1)
+	}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -99,7 +107,7 @@ func (s *IO) Files() (stdin, stdout, stderr *os.File) {
 
 // CloseProcessEnds closes what Files returns, once the process has it: only
 // then the end of the process is the end of its output.
-func (s *IO) CloseProcessEnds() error {
+func (s *IO) CloseProcessEnds() {
 	closeAll(s.null)
 	closeAll(s.process[:]...)
 	for _, l := range s.loggers {
@@ -108,7 +116,6 @@ func (s *IO) CloseProcessEnds() error {
 			closeAll(l.out)
 		}
 	}
-	return nil
 }
 
 // CloseStdin gives up our hold on stdin: the process sees the end of it as soon
@@ -131,7 +138,7 @@ func (s *IO) CloseStdin() error {
 //
 // A terminal comes to its end when the process has, as on the runc shim.
 func (s *IO) Drain(ctx context.Context) error {
-	_ = s.CloseProcessEnds()
+	s.CloseProcessEnds()
 	s.mu.Lock()
 	s.exited.Store(true)
 	if s.input != nil {
@@ -157,11 +164,11 @@ func (s *IO) Close() error {
 }
 
 // Done is closed when Close was called and the logger, if any, is gone; which
-// takes 12 s at most. A shim waits for it before it ends.
+// takes 12 s at most.
 func (s *IO) Done() <-chan struct{} { return s.gone }
 
 func (s *IO) close() error {
-	_ = s.CloseProcessEnds()
+	s.CloseProcessEnds()
 	err := s.stopCopiers()
 	s.end()
 	s.lingering.Wait()
@@ -174,6 +181,9 @@ func (s *IO) close() error {
 			<-end
 		}
 		close(s.gone)
+		if s.config.Open != nil {
+			s.config.Open.Done()
+		}
 	}()
 	return err
 }

@@ -67,7 +67,7 @@ func Start(ctx context.Context, p Params, stdin io.Reader, stdout io.Writer) err
 	if err != nil {
 		return err
 	}
-	address, err := r.find(ctx, group)
+	address, answered, err := r.find(ctx, group)
 	if err != nil {
 		return err
 	}
@@ -75,8 +75,10 @@ func Start(ctx context.Context, p Params, stdin io.Reader, stdout io.Writer) err
 	if err != nil {
 		return err
 	}
-	_, err = stdout.Write(answer)
-	return err
+	if _, err = stdout.Write(answer); err != nil {
+		return err
+	}
+	return answered()
 }
 
 // parse tells the two forms apart. Runtime options can decode as

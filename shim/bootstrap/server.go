@@ -16,33 +16,50 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 )
 
-// startServer runs this program without a verb, with the listening socket as
-// descriptor 3, in a process group of its own.
-func (r *request) startServer(listener *net.UnixListener) error {
+// Descriptors that the server gets.
+const (
+	FDSocket   = 3 // the listening socket
+	FDAnswered = 4 // a pipe, see startServer
+)
+
+// startServer runs this program without a verb, in a process group of its own.
+// answered is to be called when containerd has got the address. If this process
+// ends before, killed by a client that gave up, the server reads the end of
+// file from its pipe, and knows that nobody will come.
+func (r *request) startServer(listener *net.UnixListener) (answered func() error, err error) {
 	socket, err := listener.File()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer socket.Close()
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	told, tell, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer told.Close()
 	args := []string{"-namespace", r.Namespace, "-id", r.ID, "-address", r.Address}
 	if r.Debug {
 		args = append(args, "-debug")
 	}
 	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=4", "TTRPC_ADDRESS="+r.TTRPCAddress)
-	cmd.ExtraFiles = []*os.File{socket}
+	cmd.ExtraFiles = []*os.File{FDSocket - 3: socket, FDAnswered - 3: told}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := startOnCore(cmd); err != nil {
-		return fmt.Errorf("start the shim: %w", err)
+		return nil, errors.Join(fmt.Errorf("start the shim: %w", err), tell.Close())
 	}
 	if err := errors.Join(r.joinCgroup(cmd.Process.Pid), shim.AdjustOOMScore(cmd.Process.Pid)); err != nil {
-		return errors.Join(err, cmd.Process.Kill())
+		return nil, errors.Join(err, cmd.Process.Kill(), tell.Close())
 	}
-	return cmd.Process.Release()
+	answered = func() error {
+		_, err := tell.Write([]byte{1})
+		return errors.Join(err, tell.Close())
+	}
+	return answered, cmd.Process.Release()
 }
 
 // startOnCore gives the shim and its containers a core scheduling cookie of

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/shim"
@@ -21,34 +22,58 @@ const addressFile = "address"
 // its addresses in the same way, and must not be taken for one of ours.
 const groupPrefix = "io.containerd.nexcage.v2/"
 
+// findTimeout bounds the wait for the end of a shim that does not take the
+// container any more.
+const findTimeout = 10 * time.Second
+
 // find returns the address of the group's shim, and starts it if there is
-// none.
-func (r *request) find(ctx context.Context, group string) (string, error) {
+// none; then answered is to be called when containerd has its address. The
+// shim that was found knows that the container is coming.
+func (r *request) find(ctx context.Context, group string) (address string, answered func() error, err error) {
 	dir := r.socketDir
 	if dir == "" {
 		dir = filepath.Join(defaults.DefaultStateDir, "s")
 	}
-	address, err := shim.CreateSocketAddress(ctx, dir, r.Address, groupPrefix+group, false)
+	address, err = shim.CreateSocketAddress(ctx, dir, r.Address, groupPrefix+group, false)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	socket, err := claim(dir, address)
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	for {
+		socket, err := claim(dir, address)
+		if err != nil {
+			return "", nil, fmt.Errorf("shim socket: %w", err)
+		}
+		if socket != nil {
+			answered, err := r.serve(address, socket)
+			return address, answered, err
+		}
+		if err := announce(ctx, address, r.ID); !errors.Is(err, errEnding) || ctx.Err() != nil {
+			nothing := func() error { return nil }
+			return address, nothing, errors.Join(err, writeAddress(address))
+		}
+		// The shim that ends closes its socket next.
+	}
+}
+
+// serve starts the shim on its new socket.
+func (r *request) serve(address string, socket *net.UnixListener) (answered func() error, err error) {
+	defer socket.Close()
+	socket.SetUnlinkOnClose(false) // it is the server's
+	if err = writeAddress(address); err == nil {
+		answered, err = r.startServer(socket)
+	}
 	if err != nil {
-		return "", fmt.Errorf("shim socket: %w", err)
-	}
-	if socket != nil {
-		defer socket.Close()
-		socket.SetUnlinkOnClose(false) // it is the server's
-	}
-	// containerd 1.x finds the shim again by this file, and the delete verb
-	// the socket.
-	if err = os.WriteFile(addressFile, []byte(address), 0o600); err == nil && socket != nil {
-		err = r.startServer(socket)
-	}
-	if err != nil && socket != nil {
 		err = errors.Join(err, shim.RemoveSocket(address))
 	}
-	return address, err
+	return answered, err
+}
+
+// writeAddress writes the file by which containerd 1.x finds the shim again,
+// and the delete verb the socket.
+func writeAddress(address string) error {
+	return os.WriteFile(addressFile, []byte(address), 0o600)
 }
 
 // claim makes the socket at address, for root only; nil if a shim serves it.

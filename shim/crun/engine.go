@@ -149,6 +149,12 @@ func (e *engine) parse(out string) {
 
 // output runs a command and returns what it writes to stdout.
 func output(ctx context.Context, path string, args ...string) ([]byte, int, error) {
+	return capture(ctx, &exec.Cmd{Path: path, Args: append([]string{path}, args...)}, func(cmd *exec.Cmd, w *os.File) { cmd.Stdout = w })
+}
+
+// capture runs a command and returns what it writes to where connect puts the
+// pipe.
+func capture(ctx context.Context, cmd *exec.Cmd, connect func(*exec.Cmd, *os.File)) ([]byte, int, error) {
 	ctx, cancel := context.WithTimeout(ctx, askBound)
 	defer cancel()
 	r, w, err := os.Pipe()
@@ -156,11 +162,12 @@ func output(ctx context.Context, path string, args ...string) ([]byte, int, erro
 		return nil, 0, err
 	}
 	defer r.Close()
-	cmd := &exec.Cmd{Path: path, Args: append([]string{path}, args...), Env: append(os.Environ(), "LC_ALL=C"), Stdout: w}
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	connect(cmd, w)
 	c, err := child.Start(cmd)
 	w.Close()
 	if err != nil {
-		return nil, 0, fmt.Errorf("start %s: %w", path, err)
+		return nil, 0, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	defer cmd.Process.Release() //nolint:errcheck // the reaper has the process
 	stop := context.AfterFunc(ctx, func() {
@@ -170,11 +177,11 @@ func output(ctx context.Context, path string, args ...string) ([]byte, int, erro
 	defer stop()
 	var out bytes.Buffer
 	if _, err := io.Copy(&out, r); err != nil {
-		return nil, 0, fmt.Errorf("read from %s: %w", path, err)
+		return nil, 0, fmt.Errorf("read from %s: %w", cmd.Path, err)
 	}
 	exit, err := c.Wait(ctx)
 	if err != nil {
-		return nil, 0, fmt.Errorf("%s %s: %w", path, strings.Join(args, " "), err)
+		return nil, 0, fmt.Errorf("%s: %w", strings.Join(cmd.Args, " "), err)
 	}
 	return out.Bytes(), exit.Status, nil
 }

@@ -41,6 +41,7 @@ type Service struct {
 	publisher Publisher
 	prepare   Prepare
 	oom       *cgroup.Watcher
+	openIO    sync.WaitGroup // of all processes, also of deleted ones
 
 	mu    sync.Mutex // guards tasks
 	tasks map[string]*task
@@ -78,6 +79,19 @@ func (s *Service) reportOOM(ctx context.Context, id string) {
 	}
 }
 
+// AwaitIO waits until the stdio of every process that was deleted is done: a
+// logger may take some seconds to end.
+func (s *Service) AwaitIO(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { defer close(done); s.openIO.Wait() }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("a logger still runs: %w", ctx.Err())
+	}
+}
+
 // find returns the task and one of its processes, in the words of the runc
 // shim if there is none.
 func (s *Service) find(id, execID string) (*task, *process, error) {
@@ -103,6 +117,7 @@ func (s *Service) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
+	request.OpenIO = &s.openIO
 	container, err := lxc.Create(ctx, request)
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)

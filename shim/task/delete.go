@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/shim/config"
+	"github.com/cageforge/containerd-shim-nexcage/shim/crun"
 	"github.com/cageforge/containerd-shim-nexcage/shim/state"
 )
 
@@ -79,8 +80,10 @@ func destroy(ctx context.Context, st *state.State) error {
 		if err := os.Chdir(st.Bundle); err != nil {
 			return err
 		}
-		_, err := manager.NewShimManager("").Stop(ctx, st.ID)
-		return err
+		if _, err := manager.NewShimManager("").Stop(ctx, st.ID); err != nil {
+			return err
+		}
+		return crun.Destroyed(st.Crun, st.Namespace, st.ID) // it only logs that crun has failed
 	case st.LXC != nil:
 		return st.LXC.Destroy(ctx)
 	default: // the shim died before it made anything

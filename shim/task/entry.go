@@ -49,6 +49,12 @@ type entry struct {
 	spec    *specs.Spec
 	dir     state.Dir
 
+	created chan struct{} // closed when Create has ended, however it did
+
+	// Guarded by Service.mu:
+	abandoned bool // Delete could not wait for the end of Create
+	last      bool // its client has asked for the shutdown while it was there
+
 	mu    sync.Mutex // guards what follows, and the files in dir
 	state state.State
 	gone  bool // dir was removed; events may still come
@@ -56,7 +62,7 @@ type entry struct {
 
 // route decides where a new container goes.
 func (s *Service) route(ctx context.Context, r *taskAPI.CreateTaskRequest) (*entry, error) {
-	e := &entry{}
+	e := &entry{created: make(chan struct{})}
 	var opts typeurl.Any
 	if r.Options != nil {
 		opts = r.Options
@@ -80,12 +86,16 @@ func (s *Service) route(ctx context.Context, r *taskAPI.CreateTaskRequest) (*ent
 	if err != nil {
 		return nil, err
 	}
+	shim, err := lxc.ThisProcess()
+	if err != nil {
+		return nil, err
+	}
 	log.G(ctx).WithFields(log.Fields{"id": r.ID, "backend": decision.Backend, "reason": decision.Reason}).Info("routed")
 	e.state = state.State{
 		OCIVersion: e.spec.Version, ID: r.ID, Status: string(specs.StateCreating), Bundle: r.Bundle,
 		Annotations: e.spec.Annotations, Namespace: s.options.Namespace,
 		Backend: decision.Backend, Reason: decision.Reason, PodBackend: decision.PodBackend,
-		CreatedAt: time.Now(),
+		CreatedAt: time.Now(), Shim: shim,
 	}
 	return e, s.choose(e, r)
 }

@@ -17,8 +17,14 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/cageforge/containerd-shim-nexcage/lxc/child"
 	"github.com/cageforge/containerd-shim-nexcage/shim/state"
 )
+
+func TestMain(m *testing.M) {
+	go child.Reap(context.Background())
+	os.Exit(m.Run())
+}
 
 // published is a Publisher that keeps the topics.
 type published struct {
@@ -44,7 +50,7 @@ func newTestService(t *testing.T) (context.Context, *Service, *published) {
 	t.Helper()
 	p := &published{}
 	ctx := namespaces.WithNamespace(t.Context(), "ns")
-	s, err := New(ctx, Options{Namespace: "ns", Publisher: p, Shutdown: func() {}})
+	s, err := New(ctx, Options{Namespace: "ns", Publisher: p, Shutdown: func(bool) bool { return true }})
 	require.NoError(t, err)
 	return ctx, s, p
 }
@@ -55,10 +61,11 @@ func newEntry(t *testing.T, s *Service, id string, b backend) *entry {
 	bundle := t.TempDir()
 	dir, err := state.DirOf(filepath.Join(t.TempDir(), "run"), "ns", id)
 	require.NoError(t, err)
-	e := &entry{backend: b, dir: dir, state: state.State{ID: id, Namespace: "ns", Status: "creating", Bundle: bundle}}
+	e := &entry{backend: b, dir: dir, created: make(chan struct{}), state: state.State{ID: id, Namespace: "ns", Status: "creating", Bundle: bundle}}
 	require.NoError(t, e.make(bundle))
 	if s != nil {
 		require.NoError(t, s.reserve(id, e))
+		require.True(t, s.settle(e))
 	}
 	return e
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
 	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
@@ -29,8 +30,10 @@ type Publisher = lxctask.Publisher
 type Options struct {
 	Namespace string
 	Publisher Publisher
-	// Shutdown ends the shim; called when the last container is gone.
-	Shutdown func()
+	// Shutdown ends the shim, and says whether it does so now; called when
+	// there is no container, and none expected. asked: by a client, on an
+	// open connection. It must not call the service.
+	Shutdown func(asked bool) (over bool)
 }
 
 // backend serves the containers that were routed to it.
@@ -42,11 +45,12 @@ type Service struct {
 	ctx     context.Context // of the shim
 	lxc     *lxctask.Service
 
-	mu     sync.Mutex // guards what follows
-	crun   *crun.Service
-	joiner *helper.Joiner
-	tasks  map[string]*entry
-	asked  bool // for the shutdown
+	mu       sync.Mutex // guards what follows
+	crun     *crun.Service
+	joiner   *helper.Joiner
+	tasks    map[string]*entry
+	expected map[string]*time.Timer // containers that are announced
+	over     bool                   // the shim ends
 }
 
 var (
@@ -56,7 +60,7 @@ var (
 
 // New returns a service without containers. ctx carries the namespace.
 func New(ctx context.Context, o Options) (*Service, error) {
-	s := &Service{options: o, ctx: ctx, tasks: map[string]*entry{}}
+	s := &Service{options: o, ctx: ctx, tasks: map[string]*entry{}, expected: map[string]*time.Timer{}}
 	var err error
 	s.lxc, err = lxctask.New(ctx, recorder{s}, s.lxcRequest)
 	return s, err
@@ -76,6 +80,10 @@ func (s *Service) Close(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// AwaitIO waits until the output of every container that was deleted is where it
+// belongs, and the loggers have ended.
+func (s *Service) AwaitIO(ctx context.Context) error { return s.lxc.AwaitIO(ctx) }
 
 // crunService returns the crun backend, which is made when the first container
 // needs it: a pod of LXC containers does without.
@@ -100,17 +108,15 @@ func (s *Service) entry(id string) *entry {
 func (s *Service) reserve(id string, e *entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.over {
+		return errOver()
+	}
 	if _, ok := s.tasks[id]; ok {
 		return fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
 	}
 	s.tasks[id] = e
+	s.arrived(id)
 	return nil
-}
-
-func (s *Service) forget(id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.tasks, id)
 }
 
 // Create routes the container and creates it.
@@ -119,11 +125,15 @@ func (s *Service) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
+	return s.create(ctx, e, r)
+}
+
+func (s *Service) create(ctx context.Context, e *entry, r *taskAPI.CreateTaskRequest) (*taskAPI.CreateTaskResponse, error) {
 	if err := s.reserve(r.ID, e); err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
-	if err := e.make(r.Bundle); err != nil {
-		s.giveUp(r.ID)
+	if err := s.make(ctx, e, r.Bundle); err != nil {
+		s.giveUp(r.ID, e)
 		return nil, errgrpc.ToGRPC(err)
 	}
 	resp, err := e.backend.Create(ctx, r)
@@ -132,10 +142,22 @@ func (s *Service) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*ta
 		if rerr := e.remove(r.Bundle); rerr != nil {
 			err = errgrpc.ToGRPC(errors.Join(errgrpc.ToNative(err), rerr))
 		}
-		s.giveUp(r.ID)
+		s.giveUp(r.ID, e)
 		return nil, err
 	}
-	return resp, nil
+	if s.settle(e) {
+		return resp, nil
+	}
+	_, err = s.delete(context.WithoutCancel(ctx), e, &taskAPI.DeleteRequest{ID: r.ID})
+	return nil, errors.Join(errgrpc.ToGRPCf(errdefs.ErrAborted, "container %s was deleted while it was created", r.ID), err)
+}
+
+// settle ends the creation of a container; false if it was deleted meanwhile.
+func (s *Service) settle(e *entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(e.created)
+	return !e.abandoned
 }
 
 // Delete deletes a container, or an exec.
@@ -144,12 +166,45 @@ func (s *Service) Delete(ctx context.Context, r *taskAPI.DeleteRequest) (*taskAP
 	if e == nil {
 		return nil, errNotCreated()
 	}
+	if r.ExecID != "" {
+		return e.backend.Delete(ctx, r)
+	}
+	if err := s.awaitCreation(ctx, e); err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	if s.entry(r.ID) != e {
+		return nil, errNotCreated()
+	}
+	return s.delete(ctx, e, r)
+}
+
+// awaitCreation waits until Create has ended: a client that has given up
+// waiting for it asks for Delete at once. If ctx ends first, Create will delete
+// the container.
+func (s *Service) awaitCreation(ctx context.Context, e *entry) error {
+	select {
+	case <-e.created:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-e.created: // just now
+		return nil
+	default:
+		e.abandoned = true
+		return fmt.Errorf("container %s is still being created: %w", e.state.ID, ctx.Err())
+	}
+}
+
+func (s *Service) delete(ctx context.Context, e *entry, r *taskAPI.DeleteRequest) (*taskAPI.DeleteResponse, error) {
 	resp, err := e.backend.Delete(ctx, r)
-	if err != nil || r.ExecID != "" {
-		return resp, err
+	if err != nil {
+		return nil, err
 	}
 	err = e.deleted(resp)
-	s.forget(r.ID)
+	s.forget(r.ID, e)
 	return resp, errgrpc.ToGRPC(err)
 }
 
@@ -161,29 +216,33 @@ func (s *Service) Connect(ctx context.Context, r *taskAPI.ConnectRequest) (*task
 	return &taskAPI.ConnectResponse{ShimPid: uint32(os.Getpid())}, nil
 }
 
-// giveUp forgets a container whose creation failed. If containerd has asked for
-// the shutdown meanwhile, as it does when its client gave up, it will not ask
-// again.
-func (s *Service) giveUp(id string) {
-	s.forget(id)
+// giveUp forgets a container whose creation failed.
+func (s *Service) giveUp(id string, e *entry) {
+	s.settle(e)
+	s.forget(id, e)
+}
+
+// forget forgets a container. If its client has asked for the shutdown while it
+// was created, it will not ask again.
+func (s *Service) forget(id string, e *entry) {
 	s.mu.Lock()
-	over := s.asked && len(s.tasks) == 0
-	s.mu.Unlock()
-	if over {
-		s.options.Shutdown()
+	defer s.mu.Unlock()
+	delete(s.tasks, id)
+	if e.last {
+		s.endIfIdle(true)
 	}
 }
 
 // Shutdown ends the shim when no container is left. containerd calls it after
-// every Delete.
-func (s *Service) Shutdown(context.Context, *taskAPI.ShutdownRequest) (*ptypes.Empty, error) {
+// every Delete, and for a Create that it gave up.
+func (s *Service) Shutdown(_ context.Context, r *taskAPI.ShutdownRequest) (*ptypes.Empty, error) {
 	s.mu.Lock()
-	left := len(s.tasks)
-	s.asked = true
-	s.mu.Unlock()
-	if left == 0 {
-		s.options.Shutdown()
+	defer s.mu.Unlock()
+	if e := s.tasks[r.ID]; e != nil {
+		e.last = true
 	}
+	s.arrived(r.ID)
+	s.endIfIdle(true)
 	return empty, nil
 }
 

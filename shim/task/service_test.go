@@ -92,17 +92,25 @@ func TestDeleteForgetsTheContainerAndItsRecord(t *testing.T) {
 
 func TestShutdownIsForTheLastContainer(t *testing.T) {
 	ctx, s, _ := newTestService(t)
-	var ended int
-	s.options.Shutdown = func() { ended++ }
+	ended := endings(s)
 	newEntry(t, s, "c1", &fakeBackend{})
-	_, err := s.Shutdown(ctx, &taskAPI.ShutdownRequest{Now: true})
-	require.NoError(t, err)
-	assert.Zero(t, ended)
-	_, err = s.Delete(ctx, &taskAPI.DeleteRequest{ID: "c1"})
-	require.NoError(t, err)
-	_, err = s.Shutdown(ctx, &taskAPI.ShutdownRequest{})
-	require.NoError(t, err)
-	assert.Equal(t, 1, ended)
+	newEntry(t, s, "c2", &fakeBackend{})
+	for _, id := range []string{"c1", "c2"} {
+		assert.Zero(t, *ended)
+		_, err := s.Delete(ctx, &taskAPI.DeleteRequest{ID: id})
+		require.NoError(t, err)
+		assert.Zero(t, *ended, "containerd asks, and is answered first")
+		_, err = s.Shutdown(ctx, &taskAPI.ShutdownRequest{ID: id})
+		require.NoError(t, err)
+	}
+	assert.Equal(t, 1, *ended)
+}
+
+// endings counts how often the service ends the shim.
+func endings(s *Service) *int {
+	n := new(int)
+	s.options.Shutdown = func(bool) bool { *n++; return true }
+	return n
 }
 
 func TestACreateThatFailsLeavesNothing(t *testing.T) {
