@@ -61,9 +61,12 @@ $(BIN)/nexcage-init: $(HELPER_DEPS)
 	@mkdir -p $(@D)
 	$(HELPER_CC) $(HELPER_CFLAGS) $(HELPER_LDFLAGS) -o $@ $(HELPER_SRC)
 
-tools: tools-2.4 tools-1.7 tools-1.6 bin/tools/observe ## containerd 2.4, 1.7 and 1.6, and what tests need, into bin/tools/
+tools: tools-2.4 tools-1.7 tools-1.6 bin/tools/observe standin ## containerd 2.4, 1.7 and 1.6, and what tests need, into bin/tools/
 
-.PHONY: tools-2.4 tools-1.7 tools-1.6
+standin: ## pct, pvesh and pveversion for machines without Proxmox, into bin/
+	$(GO) -C integration build -ldflags '-s -w' -o $(CURDIR)/bin/pve-standin ./cmd/pve-standin
+
+.PHONY: tools-2.4 tools-1.7 tools-1.6 standin
 TOOLS := containerd ctr containerd-shim-runc-v2
 
 tools-2.4: $(TOOLS:%=bin/tools/%)
@@ -133,10 +136,10 @@ test-vm-short: setup setup-vm vm build tools-2.4 bin/integration.test ## the lif
 race: build ## unit tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
 
-demo: setup build tools-2.4 ## a container on LXC and one through crun, shown step by step
+demo: setup build standin tools-2.4 ## a container on LXC and one through crun, shown step by step
 	$(GO) -C integration run ./cmd/demo
 
-bench: setup build tools-2.4 tools-1.6 ## the table of measurements, against containerd's runc shim
+bench: setup build standin tools-2.4 tools-1.6 ## the table of measurements, against containerd's runc shim
 	$(GO) -C integration run ./cmd/bench -n $(BENCHN)
 
 lint: ## gofmt, vet, staticcheck, govulncheck

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/integration/image"
+	"github.com/cageforge/containerd-shim-nexcage/integration/pve/node"
 )
 
 // Version is a containerd that `make tools` provides.
@@ -93,7 +94,8 @@ type World struct {
 	Namespace string // containerd namespace to use: unique on the machine
 	Path      string // PATH of containerd, and so of its shims
 	Client    *containerd.Client
-	Debug     bool // log level of the daemon and its shims
+	Debug     bool       // log level of the daemon and its shims
+	Node      *node.Node // the stand-in Proxmox host that it runs on, or nil
 
 	daemon *exec.Cmd
 	ended  chan struct{} // closed when daemon was reaped
@@ -119,14 +121,23 @@ var Bin = sync.OnceValue(func() string {
 // NewWorld starts a containerd below dir, which must be a directory of the
 // session, and imports the images. Close ends it.
 func NewWorld(ctx context.Context, v Version, dir string) (*World, error) {
-	tools := filepath.Join(Bin(), "tools", v.dir)
-	w := &World{
-		Version:   v,
-		Dir:       filepath.Join(dir, v.Name),
-		Namespace: Token() + "-" + strings.ReplaceAll(v.Name, ".", ""),
-		Path:      Bin() + ":" + tools + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		Debug:     os.Getenv("NEXCAGE_TEST_DEBUG") != "",
+	return start(ctx, v, &World{Dir: filepath.Join(dir, v.Name), Namespace: Token() + "-" + strings.ReplaceAll(v.Name, ".", "")})
+}
+
+// NewPVEWorld starts a containerd on a stand-in Proxmox node of StartNode.
+func NewPVEWorld(ctx context.Context, v Version, dir string, n *node.Node) (*World, error) {
+	return start(ctx, v, &World{
+		Dir: filepath.Join(dir, "pve-"+v.Name), Namespace: Token() + "-pve" + strings.ReplaceAll(v.Name, ".", ""), Node: n,
+	})
+}
+
+func start(ctx context.Context, v Version, w *World) (*World, error) {
+	w.Version = v
+	w.Path = Bin() + ":" + filepath.Join(Bin(), "tools", v.dir) + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	if w.Node != nil {
+		w.Path = w.Node.Sbin + ":" + w.Path
 	}
+	w.Debug = os.Getenv("NEXCAGE_TEST_DEBUG") != ""
 	w.Address = filepath.Join(w.Dir, "c.sock")
 	for _, d := range []string{w.Dir, filepath.Join(w.Dir, "tmp")} {
 		if err := os.MkdirAll(d, 0o711); err != nil {

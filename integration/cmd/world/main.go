@@ -3,6 +3,7 @@
 //
 //	world                      a shell with containerd 2.4
 //	world -containerd 1.7 ctr version
+//	world -pve                 … on a stand-in Proxmox host
 package main
 
 import (
@@ -15,18 +16,20 @@ import (
 
 	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
 	"github.com/cageforge/containerd-shim-nexcage/integration/image"
+	"github.com/cageforge/containerd-shim-nexcage/integration/pve/ctconf"
 )
 
 func main() { os.Exit(harness.Enter(run)) }
 
 func run() int {
 	version := flag.String("containerd", "2.4", "`version` of containerd: 2.4, 1.7 or 1.6")
+	proxmox := flag.Bool("pve", false, "on a stand-in Proxmox host, with pct, pvesh and pveversion")
 	debug := flag.Bool("debug", false, "containerd and the shims log at debug level")
 	flag.Parse()
 	if *debug {
 		os.Setenv("NEXCAGE_TEST_DEBUG", "1")
 	}
-	code, err := shell(context.Background(), *version, flag.Args())
+	code, err := shell(context.Background(), *version, *proxmox, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "world:", err)
 		return 1
@@ -34,12 +37,12 @@ func run() int {
 	return code
 }
 
-func shell(ctx context.Context, version string, argv []string) (int, error) {
+func shell(ctx context.Context, version string, proxmox bool, argv []string) (int, error) {
 	v, err := harness.FindVersion(version)
 	if err != nil {
 		return 1, err
 	}
-	w, err := harness.NewWorld(ctx, v, harness.Dir())
+	w, err := newWorld(ctx, v, proxmox)
 	if err != nil {
 		return 1, err
 	}
@@ -69,4 +72,15 @@ func shell(ctx context.Context, version string, argv []string) (int, error) {
 		}
 	}
 	return cmd.ProcessState.ExitCode(), w.Close()
+}
+
+func newWorld(ctx context.Context, v harness.Version, proxmox bool) (*harness.World, error) {
+	if !proxmox {
+		return harness.NewWorld(ctx, v, harness.Dir())
+	}
+	n, err := harness.StartNode(ctx, ctconf.PVE91)
+	if err != nil {
+		return nil, err
+	}
+	return harness.NewPVEWorld(ctx, v, harness.Dir(), n)
 }

@@ -1,0 +1,244 @@
+package lxc
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cageforge/containerd-shim-nexcage/integration/pve/ctconf"
+	"github.com/cageforge/containerd-shim-nexcage/integration/pve/host"
+)
+
+// startLimit is how long pct waits for lxc-start to say something.
+const startLimit = 10 * time.Second
+
+// States of lxc-monitord's messages (state.h).
+const (
+	stopped = 0
+	running = 2
+)
+
+// monitord is a connection to lxc-monitord of /var/lib/lxc.
+type monitord struct{ conn *net.UnixConn }
+
+// monitorSocket has a hash of the path in it (monitor.c), always the same one.
+const monitorSocket = "@lxc/ad055575fe28ddd5//var/lib/lxc"
+
+func watch() (*monitord, error) {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: monitorSocket, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	return &monitord{c}, nil
+}
+
+// state returns the next state of a container that is told.
+func (m *monitord) state(vmid int) (int, error) {
+	msg := make([]byte, 264) // int type; char name[256]; int value
+	for {
+		if _, err := io.ReadFull(m.conn, msg); err != nil {
+			return 0, err
+		}
+		name, _, _ := strings.Cut(string(msg[4:260]), "\x00")
+		if binary.NativeEndian.Uint32(msg) == 0 && name == strconv.Itoa(vmid) {
+			return int(binary.NativeEndian.Uint32(msg[260:])), nil
+		}
+	}
+}
+
+// StderrPath is what lxc-start's standard error is written to.
+func StderrPath(vmid int) string {
+	return filepath.Join(host.RunPVE, fmt.Sprintf("ct-%d.stderr", vmid))
+}
+
+// Start starts a container, as PVE::LXC::vm_start does. The caller holds the
+// container's lock.
+func Start(vmid int, c *ctconf.Conf) error {
+	if err := ApplyPending(vmid, c); err != nil {
+		return err
+	}
+	if err := WriteConfig(vmid, c); err != nil {
+		return err
+	}
+	m, err := watch()
+	if err != nil {
+		return host.Dief("failed to connect to monitor socket: %w", err)
+	}
+	defer m.conn.Close()
+	if err := os.Remove(StderrPath(vmid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	unit, err := StartUnit(vmid)
+	if err != nil {
+		return host.Dief("command 'systemctl start pve-container@%d' failed: %w", vmid, err)
+	}
+	defer unit.Close()
+	if err := awaitRunning(vmid, m, unit); err != nil {
+		printStartLog(vmid)
+		return host.Dief("startup for container '%d' failed", vmid)
+	}
+	if host.Version() < ctconf.PVE91 {
+		return nil
+	}
+	if _, err := InitPid(vmid); err != nil {
+		return host.Dief("unable to get PID for CT %d (not running?)", vmid)
+	}
+	return nil
+}
+
+// awaitRunning waits for the state RUNNING. PVE does not see the unit's end,
+// and waits the whole limit for a container that says nothing.
+func awaitRunning(vmid int, m *monitord, unit *Unit) error {
+	if err := m.conn.SetDeadline(time.Now().Add(startLimit)); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() {
+		unit.Wait()
+		close(ended)
+		_ = m.conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) // for what monitord has still to say
+	}()
+	for {
+		state, err := m.state(vmid)
+		switch {
+		case err != nil:
+			return err
+		case state == running:
+			return nil
+		case state == stopped:
+			return errors.New("stopped")
+		}
+	}
+}
+
+var (
+	startPrefix = regexp.MustCompile(`^lxc-start: [^:]*: (?:\S+\.c: )?`)
+	startNoise  = regexp.MustCompile(`^(main: |__lxc_start: |lxc_spawn: |lxc_abort: |.*Failed to (spawn|handle)|.*To get more details|.*Additional information|.*The container failed to start|.*Received container state|lxccontainer: |wait_on_daemonized_start: )`)
+)
+
+// printStartLog shows why lxc-start failed.
+func printStartLog(vmid int) {
+	f, err := os.Open(StderrPath(vmid))
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		line := startPrefix.ReplaceAllString(s.Text(), "")
+		if line != "" && !startNoise.MatchString(line) {
+			fmt.Println(line)
+		}
+	}
+}
+
+// Unit is a connection to the node's service manager, which has one
+// pve-container@VMID.
+type Unit struct {
+	conn net.Conn
+	in   *json.Decoder
+}
+
+// UnitSocket is where the node's daemon takes requests.
+var UnitSocket = filepath.Join(host.Control, "systemd.sock")
+
+// UnitRequest asks for a unit's start; the answers are UnitReply when it was
+// started and when it has ended.
+type UnitRequest struct {
+	VMID int `json:"vmid"`
+}
+
+// UnitReply is an answer of the daemon.
+type UnitReply struct {
+	Error string `json:"error,omitempty"`
+}
+
+// StartUnit is `systemctl start pve-container@VMID`.
+func StartUnit(vmid int) (*Unit, error) {
+	conn, err := net.Dial("unix", UnitSocket)
+	if err != nil {
+		return nil, err
+	}
+	u := &Unit{conn: conn, in: json.NewDecoder(conn)}
+	if err := json.NewEncoder(conn).Encode(UnitRequest{VMID: vmid}); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	if err := u.reply(); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return u, nil
+}
+
+func (u *Unit) reply() error {
+	var r UnitReply
+	if err := u.in.Decode(&r); err != nil {
+		return err
+	}
+	if r.Error != "" {
+		return errors.New(r.Error)
+	}
+	return nil
+}
+
+// Wait returns when the unit has ended.
+func (u *Unit) Wait() { _ = u.reply() }
+
+// Close gives up the connection; the unit runs on.
+func (u *Unit) Close() error { return u.conn.Close() }
+
+// await waits for lxc-start's end, by a connection that was made before.
+func await(c *net.UnixConn, limit time.Duration) error {
+	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	_, err := c.Read(make([]byte, 1))
+	if err == io.EOF || errors.Is(err, net.ErrClosed) || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil // EOF, or reset
+	}
+	return host.Dief("container did not stop")
+}
+
+// Stop kills the container and waits for lxc-start's end.
+func Stop(vmid int) error { return end(vmid, time.Minute, "--kill") }
+
+// Shutdown asks the container to end. With force it is killed after timeout.
+func Shutdown(vmid int, timeout int, force bool) error {
+	args := []string{"--timeout", strconv.Itoa(timeout)}
+	if !force {
+		args = append([]string{"--nokill"}, args...)
+	}
+	return end(vmid, 5*time.Second, args...)
+}
+
+func end(vmid int, wait time.Duration, args ...string) error {
+	c, err := connect(vmid)
+	if err != nil {
+		return nil // it has ended already
+	}
+	defer c.Close()
+	argv := append([]string{"lxc-stop", "-n", strconv.Itoa(vmid)}, args...)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout // a worker's
+	if err := cmd.Run(); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			return err
+		}
+		fmt.Printf("command '%s' failed: exit code %d\n", strings.Join(argv, " "), exit.ExitCode())
+		if Running(vmid) && args[0] == "--nokill" {
+			return host.Dief("container did not stop")
+		}
+	}
+	return await(c, wait)
+}
