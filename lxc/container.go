@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -35,6 +36,7 @@ type Container struct {
 	group    *cgroup.Group
 	root     *rootfs.Root
 	record   Record
+	network  *os.File // the network namespace, if there are devices to be returned from it
 }
 
 // ID of the container.
@@ -221,6 +223,10 @@ func (c *Container) watch(ctx context.Context) {
 		if err := c.group.KillAndWait(ctx); err != nil {
 			log.G(ctx).WithError(err).Error("kill the processes that the init process left")
 		}
+	}
+	if c.network != nil {
+		c.record.returnNetDevices(ctx, c.network)
+		_ = c.network.Close() // nothing was written
 	}
 	c.Init.finish(ctx, exit)
 }

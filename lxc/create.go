@@ -79,8 +79,10 @@ func Create(ctx context.Context, r Request) (_ *Container, retErr error) {
 		{"mount", c.mount},
 		{"stdio", c.openIO},
 		{"lxc", c.boot},
+		{"network", c.moveNetDevices},
 		{"rootfs", c.build},
 		{"process", c.prepare},
+		{"settle", c.leaveNetDevices},
 	}
 	fields := log.Fields{"id": r.ID}
 	for _, p := range phases {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc/base"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/netdev"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/pidfd"
 )
 
@@ -31,6 +32,8 @@ type Record struct {
 	Init     Proc     `json:"init"`
 	Monitor  Proc     `json:"monitor"`           // lxc-start
 	Cgroups  []string `json:"cgroups,omitempty"` // directories of the control group
+	// NetDevices of the host that are in the container.
+	NetDevices []netdev.Device `json:"netDevices,omitempty"`
 }
 
 // Proc names a process for longer than it lives: a pid alone is used again.
@@ -117,6 +120,12 @@ const monitorPatience = 1500 * time.Millisecond
 // Destroy ends the container, whatever its state, and removes it. What has
 // gone already is no error.
 func (r *Record) Destroy(ctx context.Context) error {
+	if space := r.holdNetwork(); space != nil {
+		defer func() {
+			r.returnNetDevices(ctx, space)
+			_ = space.Close() // nothing was written
+		}()
+	}
 	if group, err := cgroup.At(r.Cgroups); err == nil {
 		if err := group.KillAndWait(ctx); err != nil {
 			return fmt.Errorf("kill container %s: %w", r.Name, err)

@@ -70,6 +70,7 @@ func FieldCoverage() []Coverage {
 		{"process.oomScoreAdj", Outside, "/proc/PID/oom_score_adj"},
 
 		{"linux.namespaces", InConfig, "lxc.namespace.clone and lxc.namespace.share; mount always new, cgroup and time not joined, no user namespaces"},
+		{"linux.netDevices", Outside, "netlink; returned when the container has ended, unless its network namespace is another's"},
 		{"linux.sysctl", Outside, "of the container's network, IPC and UTS namespaces only"},
 		{"linux.cgroupsPath", InConfig, "lxc.cgroup.dir.container"},
 		{"linux.resources", Outside, "cgroup files; devices by v1 files or a BPF program"},

@@ -20,6 +20,7 @@ type Plan struct {
 	Devices       []Device // the default nodes of an OCI /dev, then linux.devices
 	MaskedPaths   []string // absolute and clean
 	ReadonlyPaths []string // absolute and clean
+	NetDevices    []NetDevice
 	// Sysctl has the values by path below /proc/sys, as in
 	// net/ipv4/ip_forward. Each belongs to a namespace of the container.
 	Sysctl map[string]string

@@ -33,6 +33,7 @@ var steps = []func(input, *Plan) error{
 	translatePaths,
 	translateCgroupsPath,
 	translateResources,
+	translateNetDevices,
 	translateSysctl,
 	translateSeccomp,
 	translateHooks,
