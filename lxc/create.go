@@ -79,6 +79,7 @@ func Create(ctx context.Context, r Request) (_ *Container, retErr error) {
 		{"mount", c.mount},
 		{"stdio", c.openIO},
 		{"lxc", c.boot},
+		{"resctrl", c.joinResctrl},
 		{"network", c.moveNetDevices},
 		{"rootfs", c.build},
 		{"process", c.prepare},

@@ -101,7 +101,10 @@ func (c *Container) join(ctx context.Context, p *Process, stdio []*os.File) (*he
 
 // become lets the process that has joined become the program.
 func (c *Container) become(ctx context.Context, joined *helper.Joined, p *Process, start []initop.Op) error {
-	err := setOOMScoreAdj(joined.Child.Pid(), p.spec.OOMScoreAdj)
+	err := c.record.IntelRdt.Join(joined.Child.Pid())
+	if err == nil {
+		err = setOOMScoreAdj(joined.Child.Pid(), p.spec.OOMScoreAdj)
+	}
 	if err == nil {
 		err = joined.Exec(ctx, start)
 	}

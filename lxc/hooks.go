@@ -155,7 +155,10 @@ func (c *Container) launch(ctx context.Context, prepare, start []initop.Op, stdi
 		return hook.Process{}, err
 	}
 	p := launched(joined)
-	err = setOOMScoreAdj(joined.Child.Pid(), c.plan.Process.OOMScoreAdj)
+	err = c.record.IntelRdt.Join(joined.Child.Pid())
+	if err == nil {
+		err = setOOMScoreAdj(joined.Child.Pid(), c.plan.Process.OOMScoreAdj)
+	}
 	if err == nil {
 		err = joined.Exec(ctx, start)
 	}

@@ -72,7 +72,7 @@ func networkOf(p Proc) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if now, err := procOf(p.PID); err != nil || now != p {
+	if now, err := ProcOf(p.PID); err != nil || now != p {
 		return nil, errors.Join(fmt.Errorf("process %d: %w", p.PID, errdefs.ErrNotFound), err, space.Close())
 	}
 	return space, nil

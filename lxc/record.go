@@ -18,6 +18,7 @@ import (
 	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/netdev"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/pidfd"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/resctrl"
 )
 
 // Record is what a container has on this machine: enough to destroy it when
@@ -32,6 +33,8 @@ type Record struct {
 	Init     Proc     `json:"init"`
 	Monitor  Proc     `json:"monitor"`           // lxc-start
 	Cgroups  []string `json:"cgroups,omitempty"` // directories of the control group
+	// IntelRdt is where it is in resctrl.
+	IntelRdt *resctrl.Group `json:"intelRdt,omitempty"`
 	// NetDevices of the host that are in the container.
 	NetDevices []netdev.Device `json:"netDevices,omitempty"`
 }
@@ -141,7 +144,7 @@ func (r *Record) Destroy(ctx context.Context) error {
 
 // remove removes what a container that has ended has left.
 func (r *Record) remove(ctx context.Context) error {
-	errs := []error{cgroup.Remove(r.Cgroups)}
+	errs := []error{cgroup.Remove(r.Cgroups), r.IntelRdt.Remove()}
 	if r.Rootfs != "" {
 		errs = append(errs, mount.UnmountRecursive(r.Rootfs, 0))
 	}

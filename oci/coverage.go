@@ -70,6 +70,7 @@ func FieldCoverage() []Coverage {
 		{"process.oomScoreAdj", Outside, "/proc/PID/oom_score_adj"},
 
 		{"linux.namespaces", InConfig, "lxc.namespace.clone and lxc.namespace.share; mount always new, cgroup and time not joined, no user namespaces"},
+		{"linux.intelRdt", Outside, "groups of resctrl; an error where none is mounted"},
 		{"linux.netDevices", Outside, "netlink; returned when the container has ended, unless its network namespace is another's"},
 		{"linux.sysctl", Outside, "of the container's network, IPC and UTS namespaces only"},
 		{"linux.cgroupsPath", InConfig, "lxc.cgroup.dir.container"},

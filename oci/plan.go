@@ -21,6 +21,7 @@ type Plan struct {
 	MaskedPaths   []string // absolute and clean
 	ReadonlyPaths []string // absolute and clean
 	NetDevices    []NetDevice
+	IntelRdt      *specs.LinuxIntelRdt
 	// Sysctl has the values by path below /proc/sys, as in
 	// net/ipv4/ip_forward. Each belongs to a namespace of the container.
 	Sysctl map[string]string

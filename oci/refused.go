@@ -25,7 +25,6 @@ var refusals = []refusal{
 	{"linux.uidMappings", func(s *specs.Spec) any { return list(s.Linux.UIDMappings) }, notYet},
 	{"linux.gidMappings", func(s *specs.Spec) any { return list(s.Linux.GIDMappings) }, notYet},
 	{"linux.timeOffsets", func(s *specs.Spec) any { return set(len(s.Linux.TimeOffsets) > 0) }, notYet},
-	{"linux.intelRdt", func(s *specs.Spec) any { return set(s.Linux.IntelRdt != nil) }, notYet},
 	{"linux.memoryPolicy", func(s *specs.Spec) any { return set(s.Linux.MemoryPolicy != nil) }, notYet},
 	{"linux.mountLabel", func(s *specs.Spec) any { return text(s.Linux.MountLabel) }, noSELinux},
 

@@ -20,6 +20,10 @@ const coverageFile = "../docs/spec-coverage.md"
 // without an entry of its own, does. A test's name has the name of a row after
 // the slash. Rows of integration/ run real containers on LXC and on crun.
 var shownBy = map[string]string{
+	"linux.netDevices":                "TestSpecNetDevices/network-device",
+	"linux.intelRdt":                  "TestSpecIntelRdt/class-of-the-container",
+	"linux.intelRdt.enableMonitoring": "TestSpecIntelRdt/monitoring-group",
+
 	"ociVersion":  "TestSpecRoot/version",
 	"annotations": "TestSpecRoot/annotations",
 

@@ -34,6 +34,7 @@ var steps = []func(input, *Plan) error{
 	translateCgroupsPath,
 	translateResources,
 	translateNetDevices,
+	translateIntelRdt,
 	translateSysctl,
 	translateSeccomp,
 	translateHooks,
