@@ -3,7 +3,8 @@
 GO       ?= go
 PREFIX   ?= /usr
 DESTDIR  ?=
-FUZZTIME ?= 5s
+FUZZTIME ?= 1m
+FUZZ_SECONDS ?= 110
 BENCHN   ?= 20
 
 HOSTARCH := $(shell $(GO) env GOHOSTARCH)
@@ -33,7 +34,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := $(shell $(GO) env GOFLAGS) -trimpath -buildvcs=false
 export NEXCAGE_BIN := $(CURDIR)/bin
 
-.PHONY: help setup build shim tools test unit integration race demo bench lint fuzz install clean
+.PHONY: help setup build shim tools test unit integration race demo bench lint fuzz fuzz-short install clean
 .DELETE_ON_ERROR:
 
 help: ## this text
@@ -98,8 +99,8 @@ bin/tools/1.6/.done:
 		dpkg -x containerd_*.deb .. && rm containerd_*.deb; fi
 	@touch $@
 
-test: setup build tools ## everything: vet, unit tests, integration tests
-	$(MAKE) unit integration
+test: setup build tools ## everything: vet, unit tests, fuzz targets for a while, integration tests
+	$(MAKE) unit fuzz-short integration
 
 unit: ## vet and unit tests
 	$(GO) vet ./...
@@ -151,13 +152,30 @@ lint: ## gofmt, vet, staticcheck, govulncheck
 	cd integration && $(GO) run -modfile=lint/go.mod honnef.co/go/tools/cmd/staticcheck ./...
 	$(GO) run -modfile=integration/lint/go.mod golang.org/x/vuln/cmd/govulncheck ./...
 
+# Fuzz targets, and the directories that have some.
+FUZZ_TARGETS := grep -rho --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' cmd lxc oci shim
+FUZZ_DIRS    := grep -rl --include='*_test.go' '^func Fuzz' cmd lxc oci shim | xargs -n 1 dirname | sort -u
+
+# Each target of each package for a time. $(1): flags to build with; $(2): time; $(3): where inputs are kept that find something new.
+define fuzz-each
+@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; time=$(2); \
+for dir in $$($(FUZZ_DIRS)); do \
+	$(GO) test -C $$dir -c $(1) -o $$tmp/fuzz.test .; \
+	for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
+		echo "$$dir $$target"; \
+		(cd $$dir && $$tmp/fuzz.test -test.run '^$$' -test.fuzz "^$$target\$$" -test.fuzztime $$time -test.fuzzcachedir "$(3)/$$dir"); \
+	done; \
+done
+endef
+
 fuzz: ## every fuzz target for FUZZTIME (make fuzz FUZZTIME=10m)
-	@set -e; for dir in $$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./...); do \
-		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
-			echo "$$dir $$target"; \
-			$(GO) test -C $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) .; \
-		done; \
-	done
+	$(call fuzz-each,-fuzz=.,$(FUZZTIME),$(shell $(GO) env GOCACHE)/fuzz)
+
+# Of `make test`: all targets together for FUZZ_SECONDS, from the kept corpora
+# on. Without instrumentation, for which all that the packages import would be
+# compiled once more: minutes, where the time is for trying.
+fuzz-short:
+	$(call fuzz-each,,$$(($(FUZZ_SECONDS) / $$($(FUZZ_TARGETS) | wc -l)))s,$$tmp)
 
 install: build ## install into DESTDIR and PREFIX
 	install -D -m 0755 $(BIN)/containerd-shim-nexcage-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-nexcage-v2

@@ -255,7 +255,7 @@ var deviceRuleRows = []row{
 		args: []string{"sh", "-c", ": < /dev/loop2 && echo reads"}, want: "reads\n",
 	},
 	{
-		name: "device-rule-wrong", fields: []string{"linux.resources.devices[].type"}, flaw: "leaves its groups behind", refused: `linux.resources.devices[1].type: "x" is not one of`,
+		name: "device-rule-wrong", fields: []string{"linux.resources.devices[].type"}, flaw: leavesGroups, refused: `linux.resources.devices[1].type: "x" is not one of`,
 		spec: func(_ *shown, s *specs.Spec) {
 			s.Linux.Resources.Devices = append(s.Linux.Resources.Devices[:1:1], specs.LinuxDeviceCgroup{Allow: true, Type: "x", Access: "r"})
 		},
