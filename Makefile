@@ -11,11 +11,12 @@ HOSTARCH := $(shell $(GO) env GOHOSTARCH)
 GOARCH   ?= $(HOSTARCH)
 BIN      := bin$(if $(filter-out $(HOSTARCH),$(GOARCH)),/linux-$(GOARCH))
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || cat VERSION 2>/dev/null || echo unknown)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 MODULE      := github.com/cageforge/containerd-shim-nexcage
 # Static and stripped: a container starts this program twice, and each
 # megabyte of it costs. no_grpc leaves out what only ttrpc's rival needs.
-SHIM_FLAGS  := -tags no_grpc -ldflags '-s -w -X $(MODULE)/shim.Version=$(VERSION)'
+SHIM_FLAGS  := -tags no_grpc -ldflags '-s -w -X $(MODULE)/shim.Version=$(VERSION) -X $(MODULE)/shim.Revision=$(REVISION)'
 # containerd's own shim, as its releases are built: what we are measured with.
 RUNC_FLAGS  := -tags no_grpc -ldflags '-s -w'
 
