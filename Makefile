@@ -71,7 +71,7 @@ standin: ## pct, pvesh and pveversion for machines without Proxmox, into bin/
 .PHONY: tools-2.4 tools-1.7 tools-1.6 standin
 TOOLS := containerd ctr containerd-shim-runc-v2
 
-tools-2.4: $(TOOLS:%=bin/tools/%)
+tools-2.4: $(TOOLS:%=bin/tools/%) bin/tools/observe
 bin/tools/containerd bin/tools/ctr: bin/tools/%: integration/tools/go.mod integration/tools/go.sum
 	$(GO) -C integration/tools build -ldflags '-s -w' -o $(CURDIR)/$@ github.com/containerd/containerd/v2/cmd/$*
 bin/tools/containerd-shim-runc-v2: integration/tools/go.mod integration/tools/go.sum
