@@ -122,17 +122,17 @@ vm:
 vm-image: setup-vm vm ## make the images of the virtual machines, bookworm and trixie, if they are missing
 	bin/vm image
 
-vm-shell: setup-vm vm build tools-2.4 ## a shell in a virtual machine like the users' hosts (DISTRIBUTION=bookworm)
+vm-shell: setup-vm vm build tools-2.4 bin/tools/observe ## a shell in a virtual machine like the users' hosts (DISTRIBUTION=bookworm)
 	bin/vm shell $(if $(DISTRIBUTION),-distribution $(DISTRIBUTION))
 
 bin/integration.test: FORCE
 	$(GO) -C integration test -ldflags '-s -w' -c -o $(CURDIR)/$@ .
 .PHONY: FORCE
 
-test-vm: setup setup-vm vm build tools-2.4 bin/integration.test ## the integration tests in virtual machines: cgroup v2, systemd, AppArmor
+test-vm: setup setup-vm vm build tools-2.4 bin/tools/observe bin/integration.test ## the integration tests in virtual machines: cgroup v2, systemd, AppArmor
 	bin/vm test
 
-test-vm-short: setup setup-vm vm build tools-2.4 bin/integration.test ## the life-cycle table in one of them
+test-vm-short: setup setup-vm vm build tools-2.4 bin/tools/observe bin/integration.test ## the life-cycle table in one of them
 	bin/vm test -short
 
 race: build ## unit tests under the race detector

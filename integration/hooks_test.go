@@ -171,7 +171,7 @@ func TestAContainerWhoseStartContainerHookHangsIsKilled(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := os.Stat(fmt.Sprintf("/proc/%d/root/tmp/hangs", s.Pid))
 		return err == nil
-	}, 20*time.Second, 10*time.Millisecond)
+	}, slow(20*time.Second), 10*time.Millisecond)
 	s.state()
 	s.kill(uint32(unix.SIGKILL))
 	assert.ErrorContains(t, <-started, "hooks.startContainer[0]")

@@ -116,7 +116,7 @@ func openFIFO(t *testing.T, path string) *os.File {
 // awaitFIFO waits until somebody has written to it.
 func awaitFIFO(t *testing.T, f *os.File) {
 	t.Helper()
-	require.NoError(t, f.SetReadDeadline(time.Now().Add(10*time.Second)))
+	require.NoError(t, f.SetReadDeadline(time.Now().Add(slow(10*time.Second))))
 	_, err := f.Read(make([]byte, 100))
 	require.NoError(t, err, "nobody wrote to %s", f.Name())
 }

@@ -123,15 +123,22 @@ func containerID(name string) string {
 // destroyed removes the container at the end of the test, whatever its state.
 func destroyed(t *testing.T, c *harness.Container) {
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), slow(30*time.Second))
 		defer cancel()
 		assert.NoError(t, c.Destroy(ctx), "clean up")
 	})
 }
 
+// slow is a time limit of a host as it is here.
+func slow(d time.Duration) time.Duration { return d * time.Duration(harness.Slowness()) }
+
+// fewer is a number of containers of a host as it is here, where it only costs
+// time.
+func fewer(n int) int { return (n + harness.Slowness() - 1) / harness.Slowness() }
+
 // within bounds a test that waits for something.
 func within(t *testing.T, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := context.WithTimeout(t.Context(), slow(d))
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -19,7 +19,7 @@ import (
 // TestManyAtOnceLeaveNothing creates, executes in and deletes fifty containers
 // at the same time, ten times.
 func TestManyAtOnceLeaveNothing(t *testing.T) {
-	const rounds, containers = 10, 50
+	rounds, containers := fewer(10), fewer(50)
 	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
 		for round := range rounds {
 			t.Run(strconv.Itoa(round), func(t *testing.T) {
@@ -109,7 +109,7 @@ func finish(ctx context.Context, c *harness.Container, want uint32) error {
 // TestEveryEventArrives runs two hundred containers that end at once, one
 // after the other and eight at a time: each has all its events, in order.
 func TestEveryEventArrives(t *testing.T) {
-	const containers = 200
+	containers := fewer(200)
 	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
 		for _, atOnce := range []int{1, 8} {
 			t.Run(fmt.Sprintf("%d-at-a-time", atOnce), func(t *testing.T) {

@@ -276,7 +276,7 @@ func (sc *scenario) test(t *testing.T, w *place, rt harness.Runtime) {
 
 func (s *script) awaitEvent(event string) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, slow(10*time.Second))
 	defer cancel()
 	_, err := s.place.events.Await(ctx, s.ID, event)
 	assert.NoError(s.t, err)

@@ -153,7 +153,7 @@ func (r row) show(x *shown) {
 		if removed {
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), slow(30*time.Second))
 		defer cancel()
 		assert.NoError(x.t, x.Destroy(ctx), "clean up")
 	})

@@ -42,7 +42,7 @@ const settle = 10 * time.Second
 
 // Left returns what is there now and was not before.
 func Left(w *World, before Snapshot) ([]string, error) {
-	deadline := time.Now().Add(settle)
+	deadline := time.Now().Add(settle * time.Duration(Slowness()))
 	for {
 		now, err := Take(w)
 		if err != nil {

@@ -42,6 +42,15 @@ func Token() string { return os.Getenv(tokenEnv) }
 // Dir is the session's directory: a tmpfs that vanishes with the session.
 func Dir() string { return os.Getenv(dirEnv) }
 
+// Slowness is how much longer things may take than on a host: a guest of
+// package vm says that it is one by NEXCAGE_GUEST.
+func Slowness() int {
+	if os.Getenv("NEXCAGE_GUEST") != "" {
+		return 6
+	}
+	return 1
+}
+
 // Enter runs the program again in a session, where it calls run, and returns
 // the exit code that main should end with.
 func Enter(run func() int) int {

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,14 +112,17 @@ func (a *agent) run(w http.ResponseWriter, r *http.Request) {
 func (a *agent) service(ctx context.Context, c Command, stdin io.Reader, f *frames) (int, error) {
 	unit := fmt.Sprintf("nexcage-run-%d.service", a.runs.Add(1))
 	argv := []string{
-		"--quiet", "--collect", "--wait", "--pipe", "--expand-environment=no", "--unit=" + unit, "--working-directory=" + workDir(c.Dir),
+		"--quiet", "--collect", "--wait", "--pipe", "--unit=" + unit, "--working-directory=" + workDir(c.Dir),
 		"--property=Delegate=yes", "--property=LimitNOFILE=infinity", "--property=LimitCORE=0", "--property=TasksMax=infinity",
 		"--setenv=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "--setenv=HOME=/root", "--setenv=NEXCAGE_GUEST=1",
 	}
 	for _, e := range c.Env {
 		argv = append(argv, "--setenv="+e)
 	}
-	argv = append(append(argv, "--"), c.Args...)
+	argv = append(argv, "--")
+	for _, a := range c.Args {
+		argv = append(argv, strings.ReplaceAll(a, "$", "$$")) // systemd expands variables
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, errTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "systemd-run", argv...)

@@ -22,7 +22,7 @@ import (
 
 const usage = `vm image [DISTRIBUTION…]          make the images of trixie, bookworm
 vm up    [-for 1h] [-name N]      boot a guest, which serves the following until it is interrupted
-vm run   [-name N] COMMAND…       run a command in it; without a guest of that name, in one that is booted for it
+vm run   [-name N] COMMAND…       run a command in it; without -name, and if none is up, in one that is booted for it
 vm shell [-name N]                a shell on a terminal in it
 vm put   [-name N] FILE… TO       copy files into it; TO is a directory if there are several, or it ends with /
 vm get   [-name N] FILE           print a file of it
@@ -146,8 +146,12 @@ func up(ctx context.Context, s settings, _ []string) (int, error) {
 // with calls f with the guest of that name, or with one that is booted for it.
 func with(ctx context.Context, s settings, f func(*vm.Client) (int, error)) (int, error) {
 	c := vm.Dial(vm.Socket(vm.Cache(s.bin), s.name))
-	if err := c.Ping(ctx); err == nil {
+	err := c.Ping(ctx)
+	if err == nil {
 		return f(c)
+	}
+	if s.given["name"] {
+		return 1, fmt.Errorf("guest %s: %w", s.name, err)
 	}
 	m, err := boot(ctx, s)
 	if err != nil {
