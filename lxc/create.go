@@ -103,10 +103,10 @@ func (c *creation) translate(ctx context.Context) (err error) {
 	if c.plan, err = oci.Translate(c.request.Bundle, c.spec); err != nil {
 		return err
 	}
-	if err := checkNamespaces(c.plan); err != nil {
+	if err := checkHost(c.plan); err != nil {
 		return err
 	}
-	for _, w := range c.plan.Warnings {
+	for _, w := range append(c.plan.Warnings, oci.MissingCapabilities(c.plan.Process, ownCapabilities())...) {
 		log.G(ctx).WithField("id", c.request.ID).Warn(w)
 	}
 	c.cgroup, err = cgroup.Path(c.plan.CgroupsPath, filepath.Join("/lxc", c.request.Namespace, c.request.ID))
@@ -244,8 +244,8 @@ func (c *creation) limit(context.Context) (err error) {
 	return c.group.Apply(c.plan.Resources)
 }
 
-// join lets the helper join the group, and makes the group the root of its
-// cgroup namespace, if it is to have one.
+// join lets the helper join the group, and then the namespaces that are not
+// LXC's to make: the group is the root of a new cgroup namespace.
 func (c *creation) join(ctx context.Context) error {
 	files, err := c.group.JoinFiles()
 	if err != nil {
@@ -256,22 +256,18 @@ func (c *creation) join(ctx context.Context) error {
 	for i := range files {
 		ops = append(ops, initop.JoinCgroup(initop.FD(i)))
 	}
-	if ns, ok := c.plan.Namespaces[specs.CgroupNamespace]; ok && ns.Path == "" {
-		ops = append(ops, initop.Unshare(unix.CLONE_NEWCGROUP))
+	if err := c.conn.Run(ctx, ops, files...); err != nil {
+		return err
 	}
-	return c.conn.Run(ctx, ops, files...)
+	return c.enterNamespaces(ctx)
 }
 
 func (c *creation) build(ctx context.Context) (err error) {
-	if err = c.adjustOOM(); err != nil {
+	if err = adjust(c.Init.pid, c.plan.Process); err != nil {
 		return err
 	}
 	c.root, err = rootfs.BuildWith(ctx, rootfs.Target{PID: c.Init.pid, PIDFD: c.Init.pidfd}, c.plan, c.createHooks(ctx))
 	return err
-}
-
-func (c *creation) adjustOOM() error {
-	return setOOMScoreAdj(c.Init.pid, c.plan.Process.OOMScoreAdj)
 }
 
 // setOOMScoreAdj writes process.oomScoreAdj (proc_pid_oom_score_adj(5));
@@ -300,7 +296,12 @@ func (c *creation) prepare(ctx context.Context) error {
 		return err
 	}
 	c.start = start
-	if err := c.conn.Run(ctx, ops, files...); err != nil {
+	all, done, err := withProcfs(ops, files)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := c.conn.Run(ctx, ops, all...); err != nil {
 		return fmt.Errorf("unable to start container process: error during container init: %w", err)
 	}
 	p.closeEnds(files)

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -44,6 +45,12 @@ func (c *Container) StartExec(ctx context.Context, p *Process) (retErr error) {
 			p.abort()
 		}
 	}()
+	if err := checkLabels(p.spec); err != nil {
+		return fmt.Errorf("OCI runtime exec failed: %w", err)
+	}
+	for _, w := range oci.MissingCapabilities(p.spec, ownCapabilities()) {
+		log.G(ctx).WithField("id", c.ID()).WithField("exec", p.ID).Warn(w)
+	}
 	if err := c.openIO(ctx, p); err != nil {
 		return err
 	}
@@ -91,8 +98,15 @@ func (c *Container) join(ctx context.Context, p *Process, stdio []*os.File) (*he
 	if err != nil {
 		return nil, err
 	}
+	stdio, done, err := withProcfs(prepare, stdio)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	files := slices.Concat(stdio, []*os.File{target}, groups)
-	joined, err := c.request.Joiner.Join(ctx, append(joinOps(len(stdio), groups, flags), prepare...), files...)
+	initial, final := oci.AffinityOps(p.spec)
+	ops := slices.Concat(initial, joinOps(len(stdio), groups, final, flags), prepare)
+	joined, err := c.request.Joiner.Join(ctx, ops, files...)
 	if err != nil {
 		return nil, err
 	}
@@ -103,9 +117,10 @@ func (c *Container) join(ctx context.Context, p *Process, stdio []*os.File) (*he
 func (c *Container) become(ctx context.Context, joined *helper.Joined, p *Process, start []initop.Op) error {
 	err := c.record.IntelRdt.Join(joined.Child.Pid())
 	if err == nil {
-		err = setOOMScoreAdj(joined.Child.Pid(), p.spec.OOMScoreAdj)
+		err = adjust(joined.Child.Pid(), p.spec)
 	}
 	if err == nil {
+		joined.Notify = c.listenerOf(joined.Child.Pid(), specs.StateRunning)
 		err = joined.Exec(ctx, start)
 	}
 	if err = errors.Join(err, joined.Close()); err == nil {
@@ -133,31 +148,21 @@ func (c *Container) target() (*os.File, int, error) {
 
 // joinOps enter the container: the descriptors are the stdio streams of the
 // process, its init, and the files of its groups.
-func joinOps(stdio int, groups []*os.File, namespaces int) []initop.Op {
+func joinOps(stdio int, groups []*os.File, affinity []initop.Op, namespaces int) []initop.Op {
 	var ops []initop.Op
 	for i := range groups {
 		ops = append(ops, initop.JoinCgroup(initop.FD(stdio+1+i)))
 	}
+	ops = append(ops, affinity...) // the group may have changed what was there before
 	return append(ops, initop.SetNS(initop.FD(stdio), namespaces), initop.Fork(), initop.SessionKeyring())
 }
 
 // namespaces in which the container is not with the shim.
 func (c *Container) namespaces() (flags int) {
 	for t := range c.plan.Namespaces {
-		flags |= cloneFlags[t]
+		flags |= namespaceFlags[t]
 	}
 	return flags
-}
-
-var cloneFlags = map[specs.LinuxNamespaceType]int{
-	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
-	specs.IPCNamespace:     unix.CLONE_NEWIPC,
-	specs.MountNamespace:   unix.CLONE_NEWNS,
-	specs.NetworkNamespace: unix.CLONE_NEWNET,
-	specs.PIDNamespace:     unix.CLONE_NEWPID,
-	specs.TimeNamespace:    unix.CLONE_NEWTIME,
-	specs.UserNamespace:    unix.CLONE_NEWUSER,
-	specs.UTSNamespace:     unix.CLONE_NEWUTS,
 }
 
 // DeleteExec removes an exec that has ended or was never started.

@@ -133,7 +133,7 @@ func (c *Container) createContainerOps(h specs.Hook) (prepare, start []initop.Op
 
 func (c *Container) startContainerOps(h specs.Hook) (prepare, start []initop.Op, err error) {
 	o := c.processOptions(c.Init)
-	o.Hook, o.Terminal = &h, false
+	o.Hook, o.Terminal, o.Procfs = &h, false, fdStderr+1
 	return oci.ProcessOps(c.Init.spec, o)
 }
 
@@ -149,17 +149,23 @@ func (c *Container) launch(ctx context.Context, prepare, start []initop.Op, stdi
 		return hook.Process{}, err
 	}
 	defer target.Close()
-	joined, err := c.request.Joiner.Join(ctx, append(joinOps(len(stdio), groups, flags), prepare...),
-		slices.Concat(stdio[:], []*os.File{target}, groups)...)
+	streams, done, err := withProcfs(prepare, stdio[:])
+	if err != nil {
+		return hook.Process{}, err
+	}
+	defer done()
+	joined, err := c.request.Joiner.Join(ctx, append(joinOps(len(streams), groups, nil, flags), prepare...),
+		slices.Concat(streams, []*os.File{target}, groups)...)
 	if err != nil {
 		return hook.Process{}, err
 	}
 	p := launched(joined)
 	err = c.record.IntelRdt.Join(joined.Child.Pid())
 	if err == nil {
-		err = setOOMScoreAdj(joined.Child.Pid(), c.plan.Process.OOMScoreAdj)
+		err = adjust(joined.Child.Pid(), c.plan.Process)
 	}
 	if err == nil {
+		joined.Notify = c.listenerOf(joined.Child.Pid(), specs.StateCreated)
 		err = joined.Exec(ctx, start)
 	}
 	if err = errors.Join(err, joined.Close()); err != nil {

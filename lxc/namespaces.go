@@ -1,13 +1,17 @@
 package lxc
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/oci"
+	"github.com/cageforge/containerd-shim-nexcage/oci/initop"
 )
 
 // namespaceFlags are the types as ioctl_ns(2) has them.
@@ -51,4 +55,59 @@ func isNamespace(path string, flag int) error {
 		return fmt.Errorf("%s is a namespace of another type", path)
 	}
 	return nil
+}
+
+// enterNamespaces makes and joins the namespaces that are not LXC's: cgroup
+// and time. The helper must be in its group.
+func (c *creation) enterNamespaces(ctx context.Context) error {
+	unshare := 0
+	var ops []initop.Op
+	var files []*os.File
+	defer func() { closeAll(files) }()
+	for _, kind := range []specs.LinuxNamespaceType{specs.CgroupNamespace, specs.TimeNamespace} {
+		ns, ok := c.plan.Namespaces[kind]
+		switch {
+		case !ok:
+		case ns.Path == "":
+			unshare |= namespaceFlags[kind]
+		default:
+			f, err := os.Open(ns.Path)
+			if err != nil {
+				return fmt.Errorf("linux.namespaces: %s: %w", kind, err)
+			}
+			ops = append(ops, initop.SetNS(initop.FD(len(files)), namespaceFlags[kind]))
+			files = append(files, f)
+		}
+	}
+	if unshare != 0 {
+		ops = append(ops, initop.Unshare(unshare))
+	}
+	if len(ops) == 0 {
+		return nil
+	}
+	if err := c.conn.Run(ctx, ops, files...); err != nil {
+		return fmt.Errorf("linux.namespaces: %w", err)
+	}
+	if unshare&unix.CLONE_NEWTIME != 0 {
+		return c.enterTime(ctx)
+	}
+	return nil
+}
+
+// enterTime sets the offsets of the time namespace that the helper has made,
+// and lets the helper enter it: a process does not by unshare(2) alone, and
+// the offsets can not be set any more when it has (time_namespaces(7)).
+func (c *creation) enterTime(ctx context.Context) error {
+	proc := filepath.Join("/proc", strconv.Itoa(c.Init.pid))
+	if text := c.plan.TimeOffsets; text != "" {
+		if err := os.WriteFile(filepath.Join(proc, "timens_offsets"), []byte(text), 0); err != nil {
+			return fmt.Errorf("linux.timeOffsets: %q: %w", text, err)
+		}
+	}
+	ns, err := os.Open(filepath.Join(proc, "ns", "time_for_children"))
+	if err != nil {
+		return fmt.Errorf("linux.namespaces: %w", err)
+	}
+	defer ns.Close()
+	return c.conn.Run(ctx, []initop.Op{initop.SetNS(0, unix.CLONE_NEWTIME)}, ns)
 }

@@ -25,9 +25,13 @@ func (c *Container) processOptions(p *Process) oci.ProcessOptions {
 	o := oci.ProcessOptions{
 		Stdin: fdStdin, Stdout: fdStdout, Stderr: fdStderr,
 		Terminal:    p.Stdio.Terminal,
-		Personality: c.plan.Personality,
-		Home:        func() string { return c.home(p.spec.User.UID) },
-		Available:   ownCapabilities(),
+		Personality: c.plan.Personality, MemoryPolicy: c.plan.MemoryPolicy,
+		Procfs: fdStderr + 1, AppArmorAttr: appArmorAttr(),
+		Home:      func() string { return c.home(p.spec.User.UID) },
+		Available: ownCapabilities(),
+	}
+	if o.Terminal {
+		o.Procfs = fdStdin + 1
 	}
 	if f := c.plan.Filter; f != nil {
 		o.Seccomp, o.SeccompFlags = f.Program, f.Flags

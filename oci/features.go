@@ -20,9 +20,10 @@ func Features() *features.Features {
 			Capabilities:    capabilityNames,
 			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no},
 			Seccomp:         seccompFeatures(),
-			Apparmor:        &features.Apparmor{Enabled: &no},
-			Selinux:         &features.Selinux{Enabled: &no},
 			IntelRdt:        &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
+			Apparmor:        &features.Apparmor{Enabled: &yes},
+			Selinux:         &features.Selinux{Enabled: &yes},
+			MemoryPolicy:    &features.MemoryPolicy{Modes: names(sortedKeys(memoryModes)), Flags: names(sortedKeys(memoryFlags))},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
 			NetDevices:      &features.NetDevices{Enabled: &yes},
 		},
@@ -82,13 +83,15 @@ func names[T ~string](list []T) []string {
 var (
 	seccompActions = []specs.LinuxSeccompAction{
 		specs.ActAllow, specs.ActErrno, specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActLog,
-		specs.ActTrace, specs.ActTrap,
+		specs.ActNotify, specs.ActTrace, specs.ActTrap,
 	}
 	seccompOperators = []specs.LinuxSeccompOperator{
 		specs.OpEqualTo, specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpLessEqual, specs.OpLessThan,
 		specs.OpMaskedEqual, specs.OpNotEqual,
 	}
-	seccompFlags = []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagSpecAllow}
+	seccompFlags = []specs.LinuxSeccompFlag{
+		specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagSpecAllow, "SECCOMP_FILTER_FLAG_TSYNC", specs.LinuxSeccompFlagWaitKillableRecv,
+	}
 	seccompArchs = []specs.Arch{
 		specs.ArchAARCH64, specs.ArchARM, specs.ArchLOONGARCH64, specs.ArchM68K, specs.ArchMIPS, specs.ArchMIPS64,
 		specs.ArchMIPS64N32, specs.ArchMIPSEL, specs.ArchMIPSEL64, specs.ArchMIPSEL64N32, specs.ArchPARISC,

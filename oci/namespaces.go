@@ -15,6 +15,8 @@ type namespaceType struct {
 	refused string
 	// noJoin says why it can not be given by path, "" if it can.
 	noJoin string
+	// helper says that the helper makes or joins it, not LXC.
+	helper bool
 }
 
 var namespaceTypes = []namespaceType{
@@ -24,11 +26,14 @@ var namespaceTypes = []namespaceType{
 	{oci: specs.IPCNamespace, lxc: "ipc"},
 	{oci: specs.UserNamespace, lxc: "user", refused: "is not supported by the LXC backend yet"},
 	{oci: specs.NetworkNamespace, lxc: "net"},
-	// Seen with LXC 5.0.2: lxc.namespace.share.cgroup makes a new one all the
-	// same, and lxc.namespace.share.time fails, because the process that
-	// joins it shares its memory.
-	{oci: specs.CgroupNamespace, lxc: "cgroup", noJoin: "can not be joined: LXC would make a new one"},
-	{oci: specs.TimeNamespace, lxc: "time", noJoin: "can not be joined by LXC"},
+	// The root of a new cgroup namespace is the group that the process is in,
+	// so that the helper makes it when it has joined the container's. Offsets
+	// of a time namespace are seconds or nanoseconds with LXC, not both. Seen
+	// with LXC 5.0.2: lxc.namespace.share.cgroup makes a new one all the same,
+	// and lxc.namespace.share.time fails, because the process that joins it
+	// shares its memory.
+	{oci: specs.CgroupNamespace, lxc: "cgroup", helper: true},
+	{oci: specs.TimeNamespace, lxc: "time", helper: true},
 }
 
 func findNamespace(t specs.LinuxNamespaceType) (namespaceType, bool) {
@@ -51,8 +56,7 @@ func translateNamespaces(in input, p *Plan) error {
 			return invalid(path+".type", string(ns.Type), "is there twice")
 		}
 		p.Namespaces[ns.Type] = Namespace{Path: ns.Path}
-		if ns.Path != "" {
-			n, _ := findNamespace(ns.Type)
+		if n, _ := findNamespace(ns.Type); ns.Path != "" && !n.helper {
 			if err := p.config(path+".path", "lxc.namespace.share."+n.lxc, ns.Path); err != nil {
 				return err
 			}
@@ -80,16 +84,15 @@ func checkNamespace(path string, ns specs.LinuxNamespace) error {
 	case ns.Path != "" && !filepath.IsAbs(ns.Path):
 		return invalid(path+".path", ns.Path, "is not an absolute path")
 	}
-	return nil
+	return noNUL(path+".path", ns.Path)
 }
 
 // configNamespaces says which namespaces LXC makes; it would make all that it
-// knows. Not the cgroup namespace: its root is the group that the process is in,
-// so that the helper makes it when it has joined the container's. A new network namespace has a loopback device, which is up.
+// knows. A new network namespace has a loopback device, which is up.
 func (p *Plan) configNamespaces() error {
 	var clone []string
 	for _, n := range namespaceTypes {
-		if p.isNew(n.oci) && n.oci != specs.CgroupNamespace {
+		if p.isNew(n.oci) && !n.helper {
 			clone = append(clone, n.lxc)
 		}
 	}

@@ -42,7 +42,7 @@ func TestNamespaces(t *testing.T) {
 		{
 			"all that are new, in one order",
 			[]specs.LinuxNamespace{newNS("time"), newNS("cgroup"), newNS("network"), newNS("ipc"), newNS("uts"), newNS("pid"), newNS("mount")},
-			lines("lxc.namespace.clone", "mnt pid uts ipc net time", "lxc.net.0.type", "empty", "lxc.net.0.flags", "up"),
+			lines("lxc.namespace.clone", "mnt pid uts ipc net", "lxc.net.0.type", "empty", "lxc.net.0.flags", "up"),
 		},
 		{
 			"a network that is joined is left alone",
@@ -50,8 +50,8 @@ func TestNamespaces(t *testing.T) {
 			lines("lxc.namespace.share.net", "/run/netns/a b", "lxc.namespace.clone", "mnt pid"),
 		},
 		{
-			"every one that can be joined",
-			[]specs.LinuxNamespace{newNS("mount"), joinNS("pid", "/p"), joinNS("uts", "/u"), joinNS("ipc", "/i"), joinNS("network", "/n")},
+			"every one that can be joined; LXC does not know of those that the helper joins",
+			[]specs.LinuxNamespace{newNS("mount"), joinNS("pid", "/p"), joinNS("uts", "/u"), joinNS("ipc", "/i"), joinNS("network", "/n"), joinNS("cgroup", "/c"), joinNS("time", "/t")},
 			lines("lxc.namespace.share.pid", "/p", "lxc.namespace.share.uts", "/u", "lxc.namespace.share.ipc", "/i", "lxc.namespace.share.net", "/n",
 				"lxc.namespace.clone", "mnt"),
 		},
@@ -75,8 +75,8 @@ func TestNamespacesThatAreRefused(t *testing.T) {
 			"mount joined", namespaces(joinNS("mount", "/proc/1/ns/mnt")),
 			`linux.namespaces[0].path: "/proc/1/ns/mnt" can not be joined: the root file system is made in a new "mount" namespace`, errdefs.ErrNotImplemented,
 		},
-		{"cgroup joined", namespaces(newNS("mount"), joinNS("cgroup", "/c")), `linux.namespaces[1].path: "/c" can not be joined: LXC would make a new one`, errdefs.ErrNotImplemented},
-		{"time joined", namespaces(newNS("mount"), joinNS("time", "/t")), `linux.namespaces[1].path: "/t" can not be joined by LXC`, errdefs.ErrNotImplemented},
+		{"relative time", namespaces(newNS("mount"), joinNS("time", "t")), `linux.namespaces[1].path: "t" is not an absolute path`, nil},
+		{"NUL in cgroup", namespaces(newNS("mount"), joinNS("cgroup", "/\x00")), `linux.namespaces[1].path: "/\x00" has a NUL byte`, nil},
 		{"user", namespaces(newNS("mount"), newNS("user")), `linux.namespaces[1].type: "user" is not supported by the LXC backend yet`, errdefs.ErrNotImplemented},
 		{"twice", namespaces(newNS("mount"), newNS("pid"), joinNS("pid", "/x")), `linux.namespaces[2].type: "pid" is there twice`, nil},
 		{"unknown", namespaces(newNS("net")), `linux.namespaces[0].type: "net" is not one of mount, pid, uts, ipc, user, network, cgroup, time`, nil},

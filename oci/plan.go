@@ -45,6 +45,14 @@ type Plan struct {
 	Resources *specs.LinuxResources
 
 	Process *specs.Process // validated; ProcessOps translates it
+	// MemoryPolicy of every process, nil to leave it.
+	MemoryPolicy *MemoryPolicy
+	// TimeOffsets are for /proc/PID/timens_offsets, before there is a process
+	// in the new time namespace; "" for none.
+	TimeOffsets string
+	// MountLabel is linux.mountLabel; Mounts have it already.
+	MountLabel string
+
 	// Personality is the execution domain of personality(2), nil to leave it.
 	Personality *uint32
 	Seccomp     *specs.LinuxSeccomp
@@ -61,6 +69,10 @@ type Plan struct {
 type Filter struct {
 	Program []byte // an array of struct sock_filter
 	Flags   uint32 // SECCOMP_FILTER_FLAG_
+
+	// ListenerPath is the socket that gets the filter's listener, with
+	// ListenerMetadata; "" if the filter has none.
+	ListenerPath, ListenerMetadata string
 }
 
 // Namespace is one entry of linux.namespaces.

@@ -27,6 +27,7 @@ func CheckProcess(p *specs.Process) (warnings []string, err error) {
 	}
 	for _, check := range []func(*specs.Process) error{
 		refuseProcess, checkArgs, checkEnv, checkCwd, checkUser, checkConsole, checkRlimits, checkOOMScore,
+		checkLabels, checkScheduler, checkIOPriority, checkAffinity,
 	} {
 		if err := check(p); err != nil {
 			return nil, err

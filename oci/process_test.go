@@ -156,7 +156,7 @@ func TestProcessOfAnExecIsCheckedToo(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"cwd": "/"}`: "process.args: must have at least one element",
 		`{"args": 1}`:  "process.args: a JSON number can not be a []string",
-		`{"args": ["x"], "cwd": "/", "apparmorProfile": "p"}`: `process.apparmorProfile: "p" is not supported by the LXC backend yet`,
+		`{"args": ["x"], "cwd": "/", "apparmorProfile": "a\nb"}`: `process.apparmorProfile: "a\nb" has a control character`,
 	} {
 		_, _, err := ParseProcess([]byte(in))
 		assert.EqualError(t, err, want)

@@ -1,6 +1,8 @@
 package oci
 
 import (
+	"cmp"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -20,6 +22,14 @@ type ProcessOptions struct {
 	SeccompFlags uint32
 	// Personality of Plan; nil leaves it.
 	Personality *uint32
+
+	// MemoryPolicy of Plan; nil leaves it.
+	MemoryPolicy *MemoryPolicy
+	// Procfs is the runtime's /proc, for a process that has a label of a
+	// security module: the image's could be anything. AppArmorAttr is the file
+	// in it that AppArmor has here (AppArmorAttr or SharedAttr).
+	Procfs       initop.FD
+	AppArmorAttr string
 
 	// Home finds the user's home directory (see HomeDir), for a process
 	// whose environment has no HOME. It is called only then. nil, or "" as
@@ -54,7 +64,9 @@ func ProcessOps(p *specs.Process, o ProcessOptions) (prepare, start []initop.Op,
 	}
 	prepare = append(prepare, sessionOps(o)...)
 	prepare = append(prepare, limitOps(p, o)...)
+	prepare = append(prepare, labelOps(p, o)...)
 	prepare = append(prepare, userOps(p, caps, needsAdmin(p, o))...)
+	prepare = append(prepare, initop.RetryChdir(p.Cwd))
 	prepare = append(prepare, lookupOp(p, o))
 
 	start = append(start, initop.CloseFrom(3))
@@ -99,10 +111,14 @@ func sessionOps(o ProcessOptions) []initop.Op {
 
 // limitOps are done while the process is root, with all capabilities. So is
 // chdir: root may enter a directory that the user may not, and runc lets it.
+// What root may not enter, as on NFS, the user tries again.
 func limitOps(p *specs.Process, o ProcessOptions) []initop.Op {
 	var ops []initop.Op
 	if o.Personality != nil {
 		ops = append(ops, initop.Personality(*o.Personality))
+	}
+	if m := o.MemoryPolicy; m != nil {
+		ops = append(ops, initop.Mempolicy(m.Mode, m.Nodes))
 	}
 	for _, l := range p.Rlimits {
 		ops = append(ops, initop.RLimit(rlimits[l.Type], l.Soft, l.Hard))
@@ -111,7 +127,7 @@ func limitOps(p *specs.Process, o ProcessOptions) []initop.Op {
 	if p.User.Umask != nil {
 		umask = *p.User.Umask
 	}
-	return append(ops, initop.Umask(umask), initop.Chdir(p.Cwd))
+	return append(ops, initop.Umask(umask), initop.TryChdir(p.Cwd))
 }
 
 const capSysAdmin = uint64(1) << unix.CAP_SYS_ADMIN
@@ -167,8 +183,8 @@ func filterOps(p *specs.Process, o ProcessOptions, caps capSets) []initop.Op {
 }
 
 // ExecProcess completes the process of an exec with what it has from the
-// container's own process, as runc does: capabilities if it has none, and
-// limits if it has none.
+// container's own process, as runc does: each of capabilities, limits, umask,
+// labels, scheduling and affinity that it does not have itself.
 func ExecProcess(container, p *specs.Process) *specs.Process {
 	exec := *p
 	if exec.Capabilities == nil {
@@ -180,5 +196,14 @@ func ExecProcess(container, p *specs.Process) *specs.Process {
 	if exec.User.Umask == nil {
 		exec.User.Umask = container.User.Umask
 	}
+	if exec.ApparmorProfile == "" {
+		exec.ApparmorProfile = container.ApparmorProfile
+	}
+	if exec.SelinuxLabel == "" {
+		exec.SelinuxLabel = container.SelinuxLabel
+	}
+	exec.Scheduler = cmp.Or(exec.Scheduler, container.Scheduler)
+	exec.IOPriority = cmp.Or(exec.IOPriority, container.IOPriority)
+	exec.ExecCPUAffinity = cmp.Or(exec.ExecCPUAffinity, container.ExecCPUAffinity)
 	return &exec
 }

@@ -38,7 +38,7 @@ func TestOperationsOfAProcess(t *testing.T) {
 		"reset signals", "setsid", "dup2 to descriptor 0", "dup2 to descriptor 1", "dup2 to descriptor 2",
 		"set rlimit 4 to 1, 2", "umask 022", `chdir "/work"`,
 		"drop bounding capabilities except 0x1", "keep capabilities", "setgroups [5 6]", "setgid 100", "setuid 1000",
-		"set capabilities to 0x1, 0x1, 0x0", "set ambient capabilities to 0x0", `look up "sh"`,
+		"set capabilities to 0x1, 0x1, 0x0", "set ambient capabilities to 0x0", `chdir "/work", if it was refused`, `look up "sh"`,
 	}, prepare)
 	assert.Equal(t, []string{"close descriptors from 3", `exec ["sh" "-c" "x"]`}, start)
 }

@@ -14,7 +14,6 @@ type refusal struct {
 
 const (
 	notYet        = "is not supported by the LXC backend yet"
-	noSELinux     = "is not supported by the LXC backend"
 	otherPlatform = "is for another platform than Linux"
 )
 
@@ -24,9 +23,6 @@ const (
 var refusals = []refusal{
 	{"linux.uidMappings", func(s *specs.Spec) any { return list(s.Linux.UIDMappings) }, notYet},
 	{"linux.gidMappings", func(s *specs.Spec) any { return list(s.Linux.GIDMappings) }, notYet},
-	{"linux.timeOffsets", func(s *specs.Spec) any { return set(len(s.Linux.TimeOffsets) > 0) }, notYet},
-	{"linux.memoryPolicy", func(s *specs.Spec) any { return set(s.Linux.MemoryPolicy != nil) }, notYet},
-	{"linux.mountLabel", func(s *specs.Spec) any { return text(s.Linux.MountLabel) }, noSELinux},
 
 	{"solaris", func(s *specs.Spec) any { return set(s.Solaris != nil) }, otherPlatform},
 	{"windows", func(s *specs.Spec) any { return set(s.Windows != nil) }, otherPlatform},
@@ -37,11 +33,6 @@ var refusals = []refusal{
 
 // processRefusals are those of a process, which an exec has as well.
 var processRefusals = []refusal{
-	{"process.scheduler", func(s *specs.Spec) any { return set(s.Process.Scheduler != nil) }, notYet},
-	{"process.ioPriority", func(s *specs.Spec) any { return set(s.Process.IOPriority != nil) }, notYet},
-	{"process.execCPUAffinity", func(s *specs.Spec) any { return set(s.Process.ExecCPUAffinity != nil) }, notYet},
-	{"process.apparmorProfile", func(s *specs.Spec) any { return text(s.Process.ApparmorProfile) }, notYet},
-	{"process.selinuxLabel", func(s *specs.Spec) any { return text(s.Process.SelinuxLabel) }, noSELinux},
 	{"process.commandLine", func(s *specs.Spec) any { return text(s.Process.CommandLine) }, otherPlatform},
 	{"process.user.username", func(s *specs.Spec) any { return text(s.Process.User.Username) }, otherPlatform},
 }

@@ -2,7 +2,10 @@ package oci
 
 import (
 	"errors"
+	"path/filepath"
 	"runtime"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/oci/seccomp"
 )
@@ -18,5 +21,23 @@ func translateSeccomp(in input, p *Plan) error {
 		return err
 	}
 	p.Filter = &Filter{Program: program, Flags: flags}
+	if flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+		p.Filter.ListenerPath, p.Filter.ListenerMetadata = p.Seccomp.ListenerPath, p.Seccomp.ListenerMetadata
+		return checkListenerPath(p.Filter.ListenerPath)
+	}
 	return nil
+}
+
+// maxSocketPath is the longest path of a socket (unix(7)).
+const maxSocketPath = 107
+
+func checkListenerPath(value string) error {
+	const path = "linux.seccomp.listenerPath"
+	switch {
+	case !filepath.IsAbs(value):
+		return invalid(path, value, "is not an absolute path")
+	case len(value) > maxSocketPath:
+		return invalid(path, value, "is longer than %d bytes", maxSocketPath)
+	}
+	return noNUL(path, value)
 }

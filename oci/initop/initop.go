@@ -185,6 +185,7 @@ func TryChdir(path string) Op {
 func RetryChdir(path string) Op {
 	o := Chdir(path)
 	o.code = CodeRetryChdir
+	o.text += ", if it was refused"
 	return o
 }
 

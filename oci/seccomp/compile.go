@@ -5,12 +5,13 @@
 // nothing itself. A program decides as the one does that runc makes with
 // libseccomp: several architectures in one filter (others are killed), the
 // system calls that 32-bit x86 multiplexes, ENOSYS for calls that are newer
-// than the profile, and the same precedence of rules. SCMP_ACT_NOTIFY is not
-// implemented.
+// than the profile, and the same precedence of rules. Whoever loads one with
+// SCMP_ACT_NOTIFY gets a listener from the kernel.
 package seccomp
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -79,6 +80,9 @@ func Compile(s *specs.LinuxSeccomp, goarch string) (program []byte, flags uint32
 	if flags, err = parseFlags(s.Flags); err != nil {
 		return nil, 0, err
 	}
+	if flags, err = listenerFlags(s, flags); err != nil {
+		return nil, 0, err
+	}
 	abis, err := selectABIs(goarch, s.Architectures)
 	if err != nil {
 		return nil, 0, err
@@ -113,10 +117,7 @@ func parseFlags(list []specs.LinuxSeccompFlag) (uint32, error) {
 			flags |= unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
 		case flagTsync:
 		case specs.LinuxSeccompFlagWaitKillableRecv:
-			return 0, &Error{
-				Path: at("flags[%d]", i), Value: f, Reason: "goes with SCMP_ACT_NOTIFY, which is not implemented",
-				kind: errdefs.ErrNotImplemented,
-			}
+			flags |= flagWaitKillableRecv
 		default:
 			return 0, notOneOf(at("flags[%d]", i), f, []specs.LinuxSeccompFlag{
 				specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagSpecAllow,
@@ -125,6 +126,23 @@ func parseFlags(list []specs.LinuxSeccompFlag) (uint32, error) {
 		}
 	}
 	return flags, nil
+}
+
+// flagWaitKillableRecv is SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, of Linux
+// 5.19.
+const flagWaitKillableRecv = 1 << 5
+
+// listenerFlags asks for a listener if the profile has something to tell it.
+// Without, the kernel would refuse flags about one, as libseccomp never sets
+// them.
+func listenerFlags(s *specs.LinuxSeccomp, flags uint32) (uint32, error) {
+	if !slices.ContainsFunc(s.Syscalls, func(c specs.LinuxSyscall) bool { return c.Action == specs.ActNotify }) {
+		return flags &^ flagWaitKillableRecv, nil
+	}
+	if s.ListenerPath == "" {
+		return 0, invalid("listenerPath", nil, "is required for SCMP_ACT_NOTIFY")
+	}
+	return flags | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, nil
 }
 
 // action is a return value of the filter: SECCOMP_RET_*, with data.
@@ -138,6 +156,7 @@ const (
 	actTrace       action = unix.SECCOMP_RET_TRACE
 	actLog         action = unix.SECCOMP_RET_LOG
 	actAllow       action = unix.SECCOMP_RET_ALLOW
+	actNotify      action = unix.SECCOMP_RET_USER_NOTIF
 
 	actENOSYS = actErrno | action(unix.ENOSYS)
 
@@ -159,13 +178,11 @@ var actions = []struct {
 	{specs.ActTrace, actTrace, unix.SECCOMP_RET_DATA},
 	{specs.ActAllow, actAllow, 0},
 	{specs.ActLog, actLog, 0},
+	{specs.ActNotify, actNotify, 0},
 }
 
 // parseAction translates an action and its errnoRet, which is EPERM if unset.
 func parseAction(path string, a specs.LinuxSeccompAction, errnoPath string, errnoRet *uint) (action, error) {
-	if a == specs.ActNotify {
-		return 0, &Error{Path: path, Value: a, Reason: "is not implemented", kind: errdefs.ErrNotImplemented}
-	}
 	names := make([]specs.LinuxSeccompAction, 0, len(actions))
 	for _, known := range actions {
 		if known.name != a {

@@ -50,8 +50,8 @@ func TestCompileRefusesWhatItCannotExpress(t *testing.T) {
 			`linux.seccomp.defaultAction: "" is not one of `, errdefs.ErrInvalidArgument,
 		},
 		"default action notify": {
-			`{"defaultAction":"SCMP_ACT_NOTIFY"}`,
-			`linux.seccomp.defaultAction: "SCMP_ACT_NOTIFY" is not implemented`, errdefs.ErrNotImplemented,
+			`{"defaultAction":"SCMP_ACT_NOTIFY","listenerPath":"/a"}`,
+			`linux.seccomp.defaultAction: "SCMP_ACT_NOTIFY" can not be for all system calls`, errdefs.ErrInvalidArgument,
 		},
 		"errno of an action without one": {
 			`{"defaultAction":"SCMP_ACT_KILL","defaultErrnoRet":1}`,
@@ -68,10 +68,6 @@ func TestCompileRefusesWhatItCannotExpress(t *testing.T) {
 		"flag": {
 			`{"defaultAction":"SCMP_ACT_ALLOW","flags":["LOG"]}`,
 			`linux.seccomp.flags[0]: "LOG" is not one of SECCOMP_FILTER_FLAG_LOG, `, errdefs.ErrInvalidArgument,
-		},
-		"flag of notifications": {
-			`{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}`,
-			`linux.seccomp.flags[0]: "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" goes with SCMP_ACT_NOTIFY`, errdefs.ErrNotImplemented,
 		},
 		"listener metadata alone": {
 			`{"defaultAction":"SCMP_ACT_ALLOW","listenerMetadata":"x"}`,
@@ -91,7 +87,15 @@ func TestCompileRefusesWhatItCannotExpress(t *testing.T) {
 		},
 		"action notify": {
 			`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_NOTIFY"}]}`,
-			`linux.seccomp.syscalls[0].action: "SCMP_ACT_NOTIFY" is not implemented`, errdefs.ErrNotImplemented,
+			`linux.seccomp.listenerPath: is required for SCMP_ACT_NOTIFY`, errdefs.ErrInvalidArgument,
+		},
+		"notify of the call that hands the listener over": {
+			`{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/a","syscalls":[{"names":["read","write"],"action":"SCMP_ACT_NOTIFY"}]}`,
+			`linux.seccomp.syscalls[0].names[1]: "write" can not have SCMP_ACT_NOTIFY`, errdefs.ErrInvalidArgument,
+		},
+		"errno of a notification": {
+			`{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/a","syscalls":[{"names":["read"],"action":"SCMP_ACT_NOTIFY","errnoRet":1}]}`,
+			`linux.seccomp.syscalls[0].errnoRet: 1 is set, but SCMP_ACT_NOTIFY returns no errno`, errdefs.ErrInvalidArgument,
 		},
 		"operator": {
 			`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_TRAP"},
@@ -476,5 +480,30 @@ func TestSyscallTables(t *testing.T) {
 		_, ok := lookup(m.name)
 		assert.True(t, ok, m.name)
 		assert.True(t, i == 0 || muxed[i-1].name < m.name, m.name)
+	}
+}
+
+func TestAListenerIsAskedForWhereThereIsSomethingToHear(t *testing.T) {
+	const listen, killable = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, 1 << 5
+	for name, tc := range map[string]struct {
+		profile string
+		want    uint32
+	}{
+		"no action": {`{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/a","flags":[]}`, 0},
+		"an action": {
+			`{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/a","flags":[],"syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}`, listen,
+		},
+		"and other flags": {
+			`{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/a","flags":["SECCOMP_FILTER_FLAG_LOG","SECCOMP_FILTER_FLAG_TSYNC","SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+			  "syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}`, listen | killable | unix.SECCOMP_FILTER_FLAG_LOG,
+		},
+		"a flag about listeners without one": {`{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}`, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			program, flags, err := Compile(parse(t, tc.profile), "amd64")
+			require.NoError(t, err)
+			assert.NotEmpty(t, program)
+			assert.Equal(t, tc.want, flags)
+		})
 	}
 }

@@ -64,6 +64,9 @@ type block struct {
 }
 
 func parseProfile(s *specs.LinuxSeccomp) (*profile, error) {
+	if s.DefaultAction == specs.ActNotify {
+		return nil, invalid("defaultAction", s.DefaultAction, "can not be for all system calls: the listener could never be handed over")
+	}
 	def, err := parseAction("defaultAction", s.DefaultAction, "defaultErrnoRet", s.DefaultErrnoRet)
 	if err != nil {
 		return nil, err
@@ -84,6 +87,9 @@ func parseBlock(index int, s *specs.LinuxSyscall, def action) (block, error) {
 	}
 	if i := slices.Index(s.Names, ""); i >= 0 {
 		return block{}, invalid(at("%s.names[%d]", path, i), nil, "is empty")
+	}
+	if i := slices.Index(s.Names, "write"); i >= 0 && s.Action == specs.ActNotify {
+		return block{}, invalid(at("%s.names[%d]", path, i), "write", "can not have SCMP_ACT_NOTIFY: the listener is handed over with it")
 	}
 	act, err := parseAction(path+".action", s.Action, path+".errnoRet", s.ErrnoRet)
 	if err != nil {
