@@ -49,10 +49,6 @@ func (d Dir) Lines(helper string) []lxcconf.Line {
 		lxcconf.Set("lxc.tty.max", "0"),
 		lxcconf.Set("lxc.pty.max", "0"),
 		lxcconf.Set("lxc.cap.drop", ""),
-		// As with the other runtimes: confined by the profile that the spec
-		// names, or not at all. The helper is then free to change to it, also
-		// under no_new_privs.
-		lxcconf.Set("lxc.apparmor.profile", "unconfined"),
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
@@ -40,6 +41,11 @@ type Config struct {
 	Log   string // file that gets what lxc-start prints
 	Lines []lxcconf.Line
 }
+
+// unconfined is for the helper. As with the other runtimes, a container is
+// confined by the AppArmor profile that its spec names, or not at all; an
+// unconfined helper may change to any profile, also under no_new_privs.
+var unconfined = lxcconf.Set("lxc.apparmor.profile", "unconfined")
 
 // Instance is a container that LXC runs.
 type Instance struct {
@@ -89,7 +95,7 @@ func (h *Host) prepare(c Config) error {
 	if err := os.MkdirAll(h.dir(c.Name), 0o711); err != nil {
 		return err
 	}
-	conf, err := lxcconf.Marshal(append(c.Base.Lines(h.Helper), c.Lines...))
+	conf, err := lxcconf.Marshal(slices.Concat(c.Base.Lines(h.Helper), []lxcconf.Line{unconfined}, c.Lines))
 	if err != nil {
 		return err
 	}
