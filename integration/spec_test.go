@@ -280,12 +280,18 @@ func readlink(t *testing.T, path string) string {
 // inside runs a command in the container, and returns what it wrote.
 func (x *shown) inside(args ...string) string {
 	x.t.Helper()
-	stdio := &harness.Stdio{}
 	p, err := x.Process(x.ctx, args...)
 	require.NoError(x.t, err)
+	return x.run(p)
+}
+
+// run runs a process in the container, and returns what it wrote.
+func (x *shown) run(p *specs.Process) string {
+	x.t.Helper()
+	stdio := &harness.Stdio{}
 	id := containerID("look")
 	require.NoError(x.t, x.Exec(x.ctx, id, p, stdio))
-	_, err = x.Start(x.ctx, id)
+	_, err := x.Start(x.ctx, id)
 	require.NoError(x.t, err)
 	_, _, err = x.Wait(x.ctx, id)
 	require.NoError(x.t, err)
