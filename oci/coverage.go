@@ -78,8 +78,7 @@ func FieldCoverage() []Coverage {
 		{"linux.netDevices", Outside, "netlink; returned when the container has ended, unless its network namespace is another's"},
 		{"linux.namespaces", InConfig, "lxc.namespace.clone and lxc.namespace.share; mount always new; cgroup and time by the helper; no user namespaces"},
 		{"linux.sysctl", Outside, "of the container's network, IPC and UTS namespaces only"},
-		{"linux.cgroupsPath", InConfig, "lxc.cgroup.dir.container"},
-		{"linux.resources", Outside, "cgroup files; devices by v1 files or a BPF program"},
+		{"linux.cgroupsPath", Outside, "the group, in every hierarchy, is made before there is a process"},
 		{"linux.devices", Outside, "mknod(2)"},
 		{"linux.seccomp", InHelper, "compiled to BPF; the shim sends the listener of SCMP_ACT_NOTIFY to listenerPath"},
 		{"linux.rootfsPropagation", Outside, "mount_setattr(2) of the root"},
@@ -90,6 +89,7 @@ func FieldCoverage() []Coverage {
 		{"linux.mountLabel", Outside, "option context of the file systems that are made; an error where SELinux is off"},
 		{"linux.personality", InHelper, "personality(2)"},
 	}
+	table = append(table, resourceCoverage...)
 	for _, r := range slices.Concat(processRefusals, refusals) {
 		place := Refused
 		if r.reason == otherPlatform {
@@ -98,6 +98,46 @@ func FieldCoverage() []Coverage {
 		table = append(table, Coverage{r.path, place, ""})
 	}
 	return table
+}
+
+// resourceCoverage has files of cgroup v1; and of v2, or that it has none: the
+// property is an error there.
+var resourceCoverage = []Coverage{
+	{"linux.resources.devices", Outside, "devices.allow and devices.deny; a BPF program"},
+	{"linux.resources.memory.limit", Outside, "memory.limit_in_bytes; memory.max"},
+	{"linux.resources.memory.reservation", Outside, "memory.soft_limit_in_bytes; memory.low"},
+	{"linux.resources.memory.swap", Outside, "memory.memsw.limit_in_bytes; memory.swap.max, without the memory"},
+	{"linux.resources.memory.kernel", Outside, "an error: kernels take it without effect, or not at all"},
+	{"linux.resources.memory.kernelTCP", Outside, "memory.kmem.tcp.limit_in_bytes; none"},
+	{"linux.resources.memory.swappiness", Outside, "memory.swappiness; none"},
+	{"linux.resources.memory.disableOOMKiller", Outside, "memory.oom_control; none"},
+	{"linux.resources.memory.useHierarchy", Outside, "memory.use_hierarchy; always so"},
+	{"linux.resources.memory.checkBeforeUpdate", Outside, "a limit below the usage is refused"},
+	{"linux.resources.cpu.shares", Outside, "cpu.shares; cpu.weight, by the curve of runc and crun"},
+	{"linux.resources.cpu.quota", Outside, "cpu.cfs_quota_us; cpu.max"},
+	{"linux.resources.cpu.burst", Outside, "cpu.cfs_burst_us; cpu.max.burst"},
+	{"linux.resources.cpu.period", Outside, "cpu.cfs_period_us; cpu.max"},
+	{"linux.resources.cpu.realtimeRuntime", Outside, "cpu.rt_runtime_us; none"},
+	{"linux.resources.cpu.realtimePeriod", Outside, "cpu.rt_period_us; none"},
+	{"linux.resources.cpu.cpus", Outside, "cpuset.cpus"},
+	{"linux.resources.cpu.mems", Outside, "cpuset.mems"},
+	{"linux.resources.cpu.idle", Outside, "cpu.idle"},
+	{"linux.resources.pids.limit", Outside, "pids.max"},
+	{"linux.resources.blockIO.weight", Outside, "blkio.bfq.weight or blkio.weight; io.bfq.weight or io.weight"},
+	{"linux.resources.blockIO.leafWeight", Outside, "blkio.leaf_weight; none"},
+	{"linux.resources.blockIO.weightDevice[].major", Outside, "as of the weight"},
+	{"linux.resources.blockIO.weightDevice[].minor", Outside, "as of the weight"},
+	{"linux.resources.blockIO.weightDevice[].weight", Outside, "blkio.bfq.weight_device or blkio.weight_device; io.bfq.weight or io.weight"},
+	{"linux.resources.blockIO.weightDevice[].leafWeight", Outside, "blkio.leaf_weight_device; none"},
+	{"linux.resources.blockIO.throttleReadBpsDevice", Outside, "blkio.throttle.read_bps_device; io.max"},
+	{"linux.resources.blockIO.throttleWriteBpsDevice", Outside, "blkio.throttle.write_bps_device; io.max"},
+	{"linux.resources.blockIO.throttleReadIOPSDevice", Outside, "blkio.throttle.read_iops_device; io.max"},
+	{"linux.resources.blockIO.throttleWriteIOPSDevice", Outside, "blkio.throttle.write_iops_device; io.max"},
+	{"linux.resources.hugepageLimits", Outside, "hugetlb.SIZE.limit_in_bytes and .rsvd; hugetlb.SIZE.max and .rsvd"},
+	{"linux.resources.network.classID", Outside, "net_cls.classid; none"},
+	{"linux.resources.network.priorities", Outside, "net_prio.ifpriomap; none"},
+	{"linux.resources.rdma", Outside, "rdma.max"},
+	{"linux.resources.unified", Outside, "none; verbatim"},
 }
 
 // covers says whether an entry at path is about field.

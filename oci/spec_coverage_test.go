@@ -240,7 +240,8 @@ Every property of the OCI runtime-spec ` + specs.Version + `, where the LXC back
 with an error that names it. The crun backend hands on the whole spec.
 
 A test ` + "`TestSpec…/row`" + ` (integration/spec_*_test.go) runs a real container with LXC and with crun, and asserts the same of both; other tests are
-in oci/ and integration/. What a row needs of the machine, and the version of crun that knows the property, are in the row.
+in oci/ and integration/. What a row needs of the machine, and the version of crun that knows the property, are in the row. Of control groups
+the table has what is written in cgroup v1, then in v2 if that differs.
 
 This file is made from oci.FieldCoverage: ` + "`go test ./oci -run TestSpecCoverage -update`" + `. The same test fails when a property of the spec is not
 decided on, when one that is applied has no test, or when a test does not exist.
@@ -279,7 +280,7 @@ func TestFeaturesFollowTheTable(t *testing.T) {
 		"process.selinuxLabel":    enabled(f.Linux.Selinux.Enabled),
 		"linux.mountLabel":        enabled(f.Linux.Selinux.Enabled),
 		"process.capabilities":    len(f.Linux.Capabilities) > 0,
-		"linux.resources":         enabled(f.Linux.Cgroup.V1) && enabled(f.Linux.Cgroup.V2),
+		"linux.resources.devices": enabled(f.Linux.Cgroup.V1) && enabled(f.Linux.Cgroup.V2),
 	}
 	for path, says := range said {
 		assert.Equal(t, !refused(path), says, "%s: what -info says, and what the table does", path)
