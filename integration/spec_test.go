@@ -31,6 +31,8 @@ type row struct {
 	// does not say that it does not.
 	crun string
 	flaw string // what every crun does here instead: it is left out then
+	// execFlaw is what crun does in an exec instead.
+	execFlaw string
 
 	// spec changes what containerd writes by default.
 	spec func(x *shown, s *specs.Spec)
@@ -95,7 +97,9 @@ func property(kind reflect.Type, name string) reflect.Type {
 	return nil
 }
 
-func (r row) test(t *testing.T, w *place, rt harness.Runtime) {
+// mayRun skips a row that is not for the backend.
+func (r row) mayRun(t *testing.T, rt harness.Runtime) {
+	t.Helper()
 	r.about(t)
 	if rt.Backend == "crun" && r.flaw != "" {
 		t.Skipf("crun %s", r.flaw)
@@ -103,6 +107,10 @@ func (r row) test(t *testing.T, w *place, rt harness.Runtime) {
 	if rt.Backend == "crun" && !crunKnows(t, r.crun) {
 		t.Skipf("crun knows %s since %s", strings.Join(r.fields, ", "), r.crun)
 	}
+}
+
+func (r row) test(t *testing.T, w *place, rt harness.Runtime) {
+	r.mayRun(t, rt)
 	missing := lacks(r.needs)
 	if missing != "" && (r.lacking == "" || rt.Backend != "lxc") {
 		t.Skipf("this machine lacks %s", missing)
