@@ -155,7 +155,9 @@ func create(p *call) error {
 	host.Midway()
 	c := &creation{call: p, conf: conf, root: filepath.Join(host.Dir(p.vmid), "rootfs")}
 	if err := c.make(); err != nil {
-		fmt.Println(err)
+		if _, announced := err.(quietError); !announced {
+			fmt.Println(err)
+		}
 		c.undo()
 		return fail(err)
 	}

@@ -221,9 +221,9 @@ func listSnapshots(p *call) error {
 	}
 	for i, name := range slices.Sorted(maps.Keys(c.Snapshots)) {
 		at, _ := strconv.ParseInt(c.Snapshots[name].Get("snaptime", "0"), 10, 64)
-		fmt.Printf("%s`-> %-22s %-19s %s\n", strings.Repeat(" ", i), name, time.Unix(at, 0).UTC().Format(time.DateTime), "no-description")
+		fmt.Printf("%s`-> %-22s %-28s %s\n", strings.Repeat(" ", i), name, time.Unix(at, 0).UTC().Format(time.DateTime), "no-description")
 	}
-	fmt.Printf("%s`-> %-22s %-19s %s\n", strings.Repeat(" ", len(c.Snapshots)), "current", "", "You are here!")
+	fmt.Printf("%s`-> %-22s %-28s %s\n", strings.Repeat(" ", len(c.Snapshots)), "current", "", "You are here!")
 	return nil
 }
 

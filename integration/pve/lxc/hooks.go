@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -178,17 +179,37 @@ func NetUp(args []string) error {
 // tagged returns the bridge for a VLAN: one of its own beside a bridge that
 // knows no VLANs, as Proxmox makes it.
 func tagged(bridge, tag string) (string, error) {
-	if _, err := os.Stat("/sys/class/net/" + bridge); err != nil {
+	if !exists(bridge) {
 		return "", fmt.Errorf("bridge '%s' does not exist", bridge)
 	}
 	if tag == "" {
 		return bridge, nil
 	}
 	name := bridge + "v" + tag
-	if _, err := os.Stat("/sys/class/net/" + name); err == nil {
+	if exists(name) {
 		return name, nil
 	}
 	return name, errors.Join(run("ip", "link", "add", name, "type", "bridge"), run("ip", "link", "set", name, "up"))
+}
+
+// exists asks the kernel: /sys may show another network namespace.
+func exists(bridge string) bool {
+	_, err := net.InterfaceByName(bridge)
+	return err == nil
+}
+
+// checkBridges refuses a start without a bridge that is named.
+func checkBridges(c *ctconf.Conf) error {
+	for _, key := range Keys(c, "net") {
+		p, err := ctconf.ParsePairs(c.Props[key], "")
+		if err != nil {
+			return host.Dief("%w", err)
+		}
+		if p["bridge"] != "" && !exists(p["bridge"]) {
+			return host.Dief("bridge '%s' does not exist", p["bridge"])
+		}
+	}
+	return nil
 }
 
 func run(argv ...string) error {

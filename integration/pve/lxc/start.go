@@ -17,6 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/ctconf"
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/host"
 )
@@ -72,6 +74,9 @@ func Start(vmid int, c *ctconf.Conf) error {
 	if err := WriteConfig(vmid, c); err != nil {
 		return err
 	}
+	if err := checkBridges(c); err != nil {
+		return err
+	}
 	m, err := watch()
 	if err != nil {
 		return host.Dief("failed to connect to monitor socket: %w", err)
@@ -92,10 +97,29 @@ func Start(vmid int, c *ctconf.Conf) error {
 	if host.Version() < ctconf.PVE91 {
 		return nil
 	}
-	if _, err := InitPid(vmid); err != nil {
+	if !lasts(vmid) {
 		return host.Dief("unable to get PID for CT %d (not running?)", vmid)
 	}
 	return nil
+}
+
+// grace is the time that passes in Proxmox between the state RUNNING and the
+// look for the first process, at least.
+const grace = 20 * time.Millisecond
+
+// lasts says whether the container's first process is there after that.
+func lasts(vmid int) bool {
+	pid, err := InitPid(vmid)
+	if err != nil {
+		return false
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(grace.Milliseconds()))
+	return err == nil && n == 0
 }
 
 // awaitRunning waits for the state RUNNING. PVE does not see the unit's end,

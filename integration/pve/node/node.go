@@ -65,6 +65,10 @@ func Start(ctx context.Context, dir, binary string, version ctconf.Version) (*No
 			return nil, err
 		}
 	}
+	binary, err := n.copy(binary)
+	if err != nil {
+		return nil, err
+	}
 	if err := n.install(binary); err != nil {
 		return nil, err
 	}
@@ -94,6 +98,17 @@ func (n *Node) overlay(name, path string) error {
 	return nil
 }
 
+// copy makes the program reachable for an unprivileged container's root, who
+// runs the hooks.
+func (n *Node) copy(binary string) (string, error) {
+	data, err := os.ReadFile(binary)
+	if err != nil {
+		return "", fmt.Errorf("the stand-in's program (was `make standin` run?): %w", err)
+	}
+	path := filepath.Join(n.Dir, "pve-standin")
+	return path, os.WriteFile(path, data, 0o755)
+}
+
 // install puts the commands, hooks and directories at their places.
 func (n *Node) install(binary string) error {
 	links := map[string]string{"/usr/share/lxc/lxcnetaddbr": binary}
@@ -110,6 +125,11 @@ func (n *Node) install(binary string) error {
 	}
 	for _, d := range []string{"images", "template/cache", "dump", "snippets", "isoonly", "rpool/data"} {
 		if err := os.MkdirAll(filepath.Join("/var/lib/vz", d), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, path := range []string{"/etc/subuid", "/etc/subgid"} { // as Proxmox installs them
+		if err := os.WriteFile(path, []byte("root:100000:65536\n"), 0o644); err != nil {
 			return err
 		}
 	}
