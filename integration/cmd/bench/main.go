@@ -127,7 +127,7 @@ func (b *bench) ctr(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := b.series("ctr run --rm … true", "≤ 1.00")
+	s := b.series("ctr run --rm … true", target{lxc: atMost(1), crun: atMost(1)})
 	return b.each(func(rt harness.Runtime) error {
 		args := append([]string{"run", "--rm", "--runtime", rt.Type}, flags[rt.Name]...)
 		cmd := old.Ctr(ctx, append(args, harness.Image, b.id(rt), "true")...)

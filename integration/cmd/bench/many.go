@@ -19,6 +19,9 @@ func (b *bench) events(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watched := b.world.Watch(ctx)
+	none := target{lxc: atMost(0), crun: atMost(0), absolute: true}
+	lost := b.seriesOf(row{name: fmt.Sprintf("events lost, of %d", 4*hundred), target: none})
+	unordered := b.seriesOf(row{name: fmt.Sprintf("containers with events in disorder, of %d", hundred), target: none})
 	for _, rt := range b.runtimes {
 		var ids []string
 		for range hundred {
@@ -29,9 +32,9 @@ func (b *bench) events(ctx context.Context) error {
 			}
 		}
 		counts, disorder := count(ctx, watched, ids)
-		b.note(fmt.Sprintf("events of %d short containers, %s", hundred, rt.Name),
-			fmt.Sprintf("create %d, start %d, exit %d, delete %d; %d out of order",
-				counts["create"], counts["start"], counts["exit"], counts["delete"], disorder), "all, in order")
+		missing := 4*hundred - counts["create"] - counts["start"] - counts["exit"] - counts["delete"]
+		lost.add(rt, float64(missing))
+		unordered.add(rt, float64(disorder))
 	}
 	return nil
 }
@@ -85,54 +88,6 @@ func count(ctx context.Context, watched *harness.Events, ids []string) (map[stri
 	return kinds, disorder
 }
 
-// memory measures a shim that serves a hundred containers, as a pod's does.
-func (b *bench) memory(ctx context.Context) error {
-	s := b.seriesOf(row{name: "shim's memory (PSS), 100 containers in one group", unit: "MB", target: "≤ 1.00"})
-	monitors := b.seriesOf(row{name: "· the 100 lxc-start beside it", unit: "MB"})
-	for _, rt := range b.runtimes {
-		group := oci.WithAnnotations(map[string]string{"io.containerd.runc.v2.group": "bench-" + rt.Name})
-		err := b.fleet(ctx, rt, func(*harness.Container, float64) {}, func() error {
-			shims, err := processes("containerd-shim-", "")
-			if err != nil {
-				return err
-			}
-			if len(shims) != 1 {
-				return fmt.Errorf("%d shims for one group", len(shims))
-			}
-			pss, err := pssOf(shims[0])
-			if err != nil {
-				return err
-			}
-			s.add(rt, pss)
-			return addMonitors(rt, monitors)
-		}, group)
-		if err != nil {
-			return fmt.Errorf("%s: %w", rt.Name, err)
-		}
-	}
-	return nil
-}
-
-func addMonitors(rt harness.Runtime, s *series) error {
-	if rt.Backend != "lxc" {
-		return nil
-	}
-	pids, err := processes("lxc-start", "")
-	if err != nil {
-		return err
-	}
-	total := 0.0
-	for _, pid := range pids {
-		pss, err := pssOf(pid)
-		if err != nil {
-			return err
-		}
-		total += pss
-	}
-	s.add(rt, total)
-	return nil
-}
-
 // fleet starts a hundred containers, tells of each and how long it took in
 // milliseconds, calls f while all run, and ends them.
 func (b *bench) fleet(ctx context.Context, rt harness.Runtime, started func(*harness.Container, float64), f func() error, spec ...oci.SpecOpts) error {
@@ -168,8 +123,8 @@ func (b *bench) fleet(ctx context.Context, rt harness.Runtime, started func(*har
 
 // many compares the first containers of a hundred with the last.
 func (b *bench) many(ctx context.Context) error {
-	first := b.series("create and start, containers 1–20", "")
-	last := b.series("create and start, containers 81–100", "flat within 1.5")
+	first := b.series("create and start, containers 1–20", target{})
+	last := b.series("create and start, containers 81–100", target{})
 	for _, rt := range b.runtimes {
 		i := 0
 		err := b.fleet(ctx, rt, func(_ *harness.Container, ms float64) {
@@ -183,10 +138,9 @@ func (b *bench) many(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", rt.Name, err)
 		}
 	}
-	growth := ""
+	growth := b.seriesOf(row{name: "· last against first", target: target{lxc: atMost(1.5), crun: atMost(1.5), absolute: true}})
 	for _, rt := range b.runtimes {
-		growth += fmt.Sprintf("%s %.2f  ", rt.Name, median(last.samples[rt.Name])/median(first.samples[rt.Name]))
+		growth.add(rt, median(last.samples[rt.Name])/median(first.samples[rt.Name]))
 	}
-	b.note("· last against first", growth, "≤ 1.50")
 	return nil
 }

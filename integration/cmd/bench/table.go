@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
@@ -15,24 +17,44 @@ type series struct{ samples map[string][]float64 }
 type row struct {
 	name   string
 	unit   string
-	target string
+	target target
 	series *series
-	note   string // instead of figures
+}
+
+// limit is a bound of a figure.
+type limit struct {
+	value float64
+	least bool // the figure is to be the bound or more
+}
+
+func atMost(v float64) *limit  { return &limit{value: v} }
+func atLeast(v float64) *limit { return &limit{value: v, least: true} }
+
+func (l *limit) String() string {
+	sign := "≤"
+	if l.least {
+		sign = "≥"
+	}
+	return fmt.Sprintf("%s %.2f", sign, l.value)
+}
+
+func (l *limit) met(v float64) bool { return v == l.value || (v > l.value) == l.least }
+
+// target is what each backend is to reach: nil if there is no demand.
+type target struct {
+	lxc, crun *limit
+	absolute  bool // of the figure itself, not of the ratio
 }
 
 // series adds a row of milliseconds.
-func (b *bench) series(name, target string) *series {
-	return b.seriesOf(row{name: name, unit: "ms", target: target})
+func (b *bench) series(name string, t target) *series {
+	return b.seriesOf(row{name: name, unit: "ms", target: t})
 }
 
 func (b *bench) seriesOf(r row) *series {
 	r.series = &series{samples: map[string][]float64{}}
 	b.rows = append(b.rows, r)
 	return r.series
-}
-
-func (b *bench) note(name, note, target string) {
-	b.rows = append(b.rows, row{name: name, note: note, target: target})
 }
 
 func (s *series) add(rt harness.Runtime, value float64) {
@@ -71,12 +93,40 @@ func (s *series) cell(name string) string {
 	return fmt.Sprintf("%s (%s–%s)", number(median(samples)), number(slices.Min(samples)), number(slices.Max(samples)))
 }
 
-func (s *series) ratio(name string) string {
+// ratio is against the runc shim; ok is false without figures of both.
+func (s *series) ratio(name string) (ratio float64, ok bool) {
 	reference := median(s.samples["runc-shim"])
 	if reference == 0 || len(s.samples[name]) == 0 {
-		return "–"
+		return 0, false
 	}
-	return fmt.Sprintf("%.2f", median(s.samples[name])/reference)
+	return median(s.samples[name]) / reference, true
+}
+
+func (s *series) ratioCell(name string) string {
+	if ratio, ok := s.ratio(name); ok {
+		return fmt.Sprintf("%.2f", ratio)
+	}
+	return "–"
+}
+
+// verdict says whether a backend has reached its target.
+func (r *row) verdict(name string, l *limit) string {
+	if l == nil || len(r.series.samples[name]) == 0 {
+		return ""
+	}
+	figure := median(r.series.samples[name])
+	if !r.target.absolute {
+		var ok bool
+		if figure, ok = r.series.ratio(name); !ok {
+			return ""
+		}
+		figure = math.Round(figure*100) / 100 // as it is printed
+	}
+	verdict := "missed"
+	if l.met(figure) {
+		verdict = "met"
+	}
+	return fmt.Sprintf("%s %s: %s", name, l, verdict)
 }
 
 func number(f float64) string {
@@ -93,12 +143,9 @@ func (b *bench) print() {
 	fmt.Println("| what | unit | runc shim, crun | nexcage, lxc | nexcage, crun | ratio lxc | ratio crun | target |")
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	for _, r := range b.rows {
-		if r.note != "" {
-			fmt.Printf("| %s | %s | | | | | | %s |\n", r.name, r.note, r.target)
-			continue
-		}
 		s := r.series
+		verdicts := strings.Trim(r.verdict("lxc", r.target.lxc)+"; "+r.verdict("crun", r.target.crun), "; ")
 		fmt.Printf("| %s | %s | %s | %s | %s | %s | %s | %s |\n", r.name, r.unit, s.cell("runc-shim"), s.cell("lxc"), s.cell("crun"),
-			s.ratio("lxc"), s.ratio("crun"), r.target)
+			s.ratioCell("lxc"), s.ratioCell("crun"), verdicts)
 	}
 }
