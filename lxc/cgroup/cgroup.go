@@ -44,8 +44,9 @@ type Group struct {
 
 	filter filter // v2: the BPF program that decides about devices
 
-	mu   sync.Mutex // guards last
-	last any        // figures that Keep took
+	mu   sync.Mutex          // guards what follows
+	last any                 // figures that Keep took
+	stat func() (any, error) // reads the figures; nil before the first time
 }
 
 // Create makes the group for a path as Path returns it. A group that is there

@@ -37,17 +37,29 @@ func (g *Group) Keep() error {
 	return err
 }
 
-func (g *Group) figures() (any, error) {
+// figures needs g.mu.
+func (g *Group) figures() (_ any, err error) {
 	if !g.exists() {
 		return nil, fmt.Errorf("control group %s: %w", g.places[0].dir, errdefs.ErrNotFound)
 	}
+	if g.stat == nil {
+		if g.stat, err = g.reader(); err != nil {
+			return nil, err
+		}
+	}
+	return g.stat()
+}
+
+// reader looks the group's files up, which takes as long as reading them: it
+// parses all mounts of the host.
+func (g *Group) reader() (func() (any, error), error) {
 	if g.unified {
 		p := g.places[0]
 		m, err := cgroup2.Load(strings.TrimPrefix(p.dir, p.mount), cgroup2.WithMountpoint(p.mount))
 		if err != nil {
 			return nil, err
 		}
-		return m.Stat()
+		return func() (any, error) { return m.Stat() }, nil
 	}
 	cg, err := cgroup1.Load(g.pathV1)
 	if errors.Is(err, cgroup1.ErrCgroupDeleted) {
@@ -56,7 +68,7 @@ func (g *Group) figures() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cg.Stat(cgroup1.IgnoreNotExist)
+	return func() (any, error) { return cg.Stat(cgroup1.IgnoreNotExist) }, nil
 }
 
 // pathV1 is the group's path in the hierarchy of a controller.
