@@ -151,13 +151,13 @@ func (c *Container) Pids() ([]int, error) {
 }
 
 // Update changes the resources of a container that has not ended.
-func (c *Container) Update(r *specs.LinuxResources) error {
+func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 	c.Init.mu.Lock()
 	defer c.Init.mu.Unlock()
 	if _, err := c.Init.status.next(actUpdate); err != nil {
 		return err
 	}
-	return c.group.Apply(r)
+	return c.apply(ctx, r)
 }
 
 // Stats returns the figures of the container's control group, of its end once

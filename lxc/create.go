@@ -15,7 +15,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/helper"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/rootfs"
 	"github.com/cageforge/containerd-shim-nexcage/oci"
@@ -56,6 +55,7 @@ const connectTimeout = 60 * time.Second
 type creation struct {
 	*Container
 	cgroup string // below the root of each hierarchy
+	unit   *Unit  // nil without systemd
 	undo   []func(context.Context) error
 }
 
@@ -109,8 +109,7 @@ func (c *creation) translate(ctx context.Context) (err error) {
 	for _, w := range append(c.plan.Warnings, oci.MissingCapabilities(c.plan.Process, ownCapabilities())...) {
 		log.G(ctx).WithField("id", c.request.ID).Warn(w)
 	}
-	c.cgroup, err = cgroup.Path(c.plan.CgroupsPath, filepath.Join("/lxc", c.request.Namespace, c.request.ID))
-	if err != nil {
+	if err := c.placeCgroup(); err != nil {
 		return err
 	}
 	c.Init = newProcess("", c.plan.Process, c.request.Stdio)
@@ -231,22 +230,12 @@ func (c *creation) abandon(ctx context.Context) error {
 	return c.record.Destroy(ctx)
 }
 
-// limit makes the control group, with its limits, before there is a process.
-func (c *creation) limit(context.Context) (err error) {
-	if c.group, err = cgroup.Create(c.cgroup); err != nil {
-		return fmt.Errorf("linux.cgroupsPath: %q: %w", c.cgroup, err)
-	}
-	c.record.Cgroups = c.group.Dirs()
-	c.onFailure(func(context.Context) error { return cgroup.Remove(c.record.Cgroups) })
-	if err := c.request.Save(c.record); err != nil {
-		return err
-	}
-	return c.group.Apply(c.plan.Resources)
-}
-
 // join lets the helper join the group, and then the namespaces that are not
 // LXC's to make: the group is the root of a new cgroup namespace.
 func (c *creation) join(ctx context.Context) error {
+	if err := c.adopt(ctx); err != nil {
+		return err
+	}
 	files, err := c.group.JoinFiles()
 	if err != nil {
 		return err

@@ -33,6 +33,7 @@ type Record struct {
 	Init     Proc     `json:"init"`
 	Monitor  Proc     `json:"monitor"`           // lxc-start
 	Cgroups  []string `json:"cgroups,omitempty"` // directories of the control group
+	Unit     *Unit    `json:"unit,omitempty"`    // if the group is below one of systemd's
 	// IntelRdt is where it is in resctrl.
 	IntelRdt *resctrl.Group `json:"intelRdt,omitempty"`
 	// NetDevices of the host that are in the container.
@@ -144,7 +145,7 @@ func (r *Record) Destroy(ctx context.Context) error {
 
 // remove removes what a container that has ended has left.
 func (r *Record) remove(ctx context.Context) error {
-	errs := []error{cgroup.Remove(r.Cgroups), r.IntelRdt.Remove()}
+	errs := []error{cgroup.Remove(r.Cgroups), r.Unit.remove(ctx), r.IntelRdt.Remove()}
 	if r.Rootfs != "" {
 		errs = append(errs, mount.UnmountRecursive(r.Rootfs, 0))
 	}

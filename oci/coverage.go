@@ -78,7 +78,7 @@ func FieldCoverage() []Coverage {
 		{"linux.netDevices", Outside, "netlink; returned when the container has ended, unless its network namespace is another's"},
 		{"linux.namespaces", InConfig, "lxc.namespace.clone and lxc.namespace.share; mount always new; cgroup and time by the helper; no user namespaces"},
 		{"linux.sysctl", Outside, "of the container's network, IPC and UTS namespaces only"},
-		{"linux.cgroupsPath", Outside, "the group, in every hierarchy, is made before there is a process"},
+		{"linux.cgroupsPath", Outside, "the group, in every hierarchy, is made before there is a process; systemd's form: a scope, and the group below it"},
 		{"linux.devices", Outside, "mknod(2)"},
 		{"linux.seccomp", InHelper, "compiled to BPF; the shim sends the listener of SCMP_ACT_NOTIFY to listenerPath"},
 		{"linux.rootfsPropagation", Outside, "mount_setattr(2) of the root"},

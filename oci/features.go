@@ -18,7 +18,7 @@ func Features() *features.Features {
 		Linux: &features.Linux{
 			Namespaces:      supportedNamespaces(),
 			Capabilities:    capabilityNames,
-			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no},
+			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no},
 			Seccomp:         seccompFeatures(),
 			IntelRdt:        &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
 			Apparmor:        &features.Apparmor{Enabled: &yes},

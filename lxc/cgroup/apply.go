@@ -86,6 +86,9 @@ func (g *Group) setAll(settings []setting) error {
 
 func (g *Group) set(s setting) error {
 	dir, err := g.dir(s.controller)
+	if err == nil && g.scope && isShare(s.file) {
+		err = write(filepath.Join(filepath.Dir(dir), s.file), s.value)
+	}
 	if err == nil {
 		err = write(filepath.Join(dir, s.file), s.value)
 	}

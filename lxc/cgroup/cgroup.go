@@ -36,6 +36,7 @@ type place struct {
 // Group is the control group of a container.
 type Group struct {
 	unified bool // its controllers are cgroup v2's
+	scope   bool // it is alone in a scope of systemd's
 	places  []place
 
 	// freezer is held while processes are frozen or thawed, so that killing

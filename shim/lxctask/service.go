@@ -319,7 +319,7 @@ func (s *Service) Checkpoint(_ context.Context, r *taskAPI.CheckpointTaskRequest
 }
 
 // Update changes the container's resources.
-func (s *Service) Update(_ context.Context, r *taskAPI.UpdateTaskRequest) (*ptypes.Empty, error) {
+func (s *Service) Update(ctx context.Context, r *taskAPI.UpdateTaskRequest) (*ptypes.Empty, error) {
 	t, _, err := s.find(r.ID, "")
 	if err != nil {
 		return nil, err
@@ -328,7 +328,7 @@ func (s *Service) Update(_ context.Context, r *taskAPI.UpdateTaskRequest) (*ptyp
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
-	if err := t.Update(resources); err != nil {
+	if err := t.Update(ctx, resources); err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
 	return empty, nil
