@@ -316,7 +316,7 @@ func (a *agent) answer(fd int) {
 // /tmp, and returns its name.
 func (x *shown) profile() string {
 	x.t.Helper()
-	const name = "nexcage-test"
+	name := profileName(x.dir)
 	if !apparmor.has() {
 		return name // it is refused
 	}
@@ -333,11 +333,21 @@ func (x *shown) profile() string {
 	return name
 }
 
+// profileName is one that no other row has.
+func profileName(dir string) string {
+	return "nexcage" + strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, dir)
+}
+
 // isConfined looks at the labels of the process and of an exec, and at what
 // they may not do.
 func (x *shown) isConfined() {
 	x.t.Helper()
-	const label = "nexcage-test (enforce)\n"
+	label := profileName(x.dir) + " (enforce)\n"
 	assert.Equal(x.t, label, x.procFile("attr/current"))
 	assert.Equal(x.t, label, x.inside("cat", "/proc/self/attr/current"))
 	assert.Contains(x.t, x.inside("sh", "-c", "mkdir -p /tmp; echo > /tmp/file"), "ermission denied")

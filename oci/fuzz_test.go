@@ -31,6 +31,12 @@ func FuzzTranslate(f *testing.F) {
 		`{"ociVersion":"1.0.0","root":{"path":"/r"},"process":{"cwd":"/","args":["a"],"env":["A=b"]},
 		"mounts":[{"destination":"../..","type":"tmpfs"},{"destination":"/d","source":"s","options":["rbind","rro","a,,=b\\,c"]}],
 		"linux":{"namespaces":[{"type":"mount"}],"devices":[{"path":"/x/../y","type":"c","major":1,"minor":2}]}}`,
+		`{"ociVersion":"1.3.0","root":{"path":"/r"},"process":{"cwd":"/","args":["a"],"apparmorProfile":"p","selinuxLabel":"l:t",
+		"scheduler":{"policy":"SCHED_DEADLINE","runtime":1,"deadline":2,"period":3,"flags":["SCHED_FLAG_RECLAIM"]},
+		"ioPriority":{"class":"IOPRIO_CLASS_BE","priority":3},"execCPUAffinity":{"initial":"0-3,7","final":"1"}},
+		"linux":{"namespaces":[{"type":"mount"},{"type":"time"},{"type":"cgroup","path":"/c"}],"mountLabel":"l","timeOffsets":{"boottime":{"secs":-1,"nanosecs":9}},
+		"memoryPolicy":{"mode":"MPOL_BIND","nodes":"0-1,3","flags":["MPOL_F_STATIC_NODES"]},
+		"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/a","listenerMetadata":"m","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}}}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -73,6 +79,9 @@ func checkPlan(t *testing.T, p *Plan) {
 	for name := range p.Sysctl {
 		checkInside(t, "/"+name)
 	}
+	if p.TimeOffsets != strings.TrimLeft(p.TimeOffsets, "\n") || strings.Count(p.TimeOffsets, "\n") > len(timeClocks) {
+		t.Errorf("time offsets %q", p.TimeOffsets)
+	}
 	checkOps(t, p)
 }
 
@@ -85,11 +94,14 @@ func checkInside(t *testing.T, path string) {
 // checkOps finds that the operations can be sent, unless they are too many
 // or too large.
 func checkOps(t *testing.T, p *Plan) {
-	prepare, start, err := ProcessOps(p.Process, ProcessOptions{Stdin: 0, Stdout: 1, Stderr: 2, Personality: p.Personality})
+	prepare, start, err := ProcessOps(p.Process, ProcessOptions{
+		Stdin: 0, Stdout: 1, Stderr: 2, Personality: p.Personality, MemoryPolicy: p.MemoryPolicy, Procfs: 3, AppArmorAttr: AppArmorAttr,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, ops := range [][]initop.Op{prepare, start} {
+	initial, final := AffinityOps(p.Process)
+	for _, ops := range [][]initop.Op{prepare, start, initial, final} {
 		if _, err := initop.Encode(ops); err != nil && !strings.Contains(err.Error(), "bytes") {
 			t.Error(err)
 		}

@@ -150,6 +150,7 @@ func TestLXCReadsWhatIsWritten(t *testing.T) {
 			assert.Equal(t, []Line{{key, value}, {"lxc.uts.name", "end"}}, read(b))
 
 			dir := t.TempDir()
+			removeLock(t, dir, "ct")
 			require.NoError(t, os.Mkdir(filepath.Join(dir, "ct"), 0o700))
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "ct", "config"), b, 0o600))
 			out, err := exec.Command(info, "-P", dir, "-n", "ct", "-c", key, "-c", "lxc.uts.name").Output()
@@ -157,4 +158,18 @@ func TestLXCReadsWhatIsWritten(t *testing.T) {
 			assert.Equal(t, key+" = "+value+"\nlxc.uts.name = end", string(bytes.TrimSpace(out)))
 		})
 	}
+}
+
+// removeLock removes what liblxc makes to lock a container (lxclock.c), and the
+// directories that are empty then.
+func removeLock(t *testing.T, lxcPath, name string) {
+	const top = "/run/lxc/lock"
+	file := filepath.Join(top, lxcPath, "."+name)
+	t.Cleanup(func() {
+		if err := os.Remove(file); !os.IsNotExist(err) {
+			assert.NoError(t, err)
+		}
+		for dir := filepath.Dir(file); dir != top && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
+		}
+	})
 }
