@@ -72,7 +72,7 @@ var processAttributeRows = []row{
 		},
 	},
 	{
-		name: "exec-affinity-final", fields: []string{"process.execCPUAffinity.final"}, crun: "1.20", needs: []need{twoCPUs},
+		name: "exec-affinity-final", looksAtExecs: true, fields: []string{"process.execCPUAffinity.final"}, crun: "1.20", needs: []need{twoCPUs},
 		spec: affinity("0", "1"),
 		look: func(x *shown) {
 			assert.Equal(x.t, "1\n", x.allowedCPUs(), "the exec")
@@ -82,7 +82,7 @@ var processAttributeRows = []row{
 	{
 		// The kernel keeps what a process chose over a change of its group
 		// since 6.2.
-		name: "exec-affinity-initial", fields: []string{"process.execCPUAffinity.initial"}, crun: "1.20", needs: []need{twoCPUs, kernel(6, 2)},
+		name: "exec-affinity-initial", looksAtExecs: true, fields: []string{"process.execCPUAffinity.initial"}, crun: "1.20", needs: []need{twoCPUs, kernel(6, 2)},
 		spec: affinity("0", ""), look: func(x *shown) { assert.Equal(x.t, "0\n", x.allowedCPUs()) },
 	},
 	{
@@ -150,12 +150,12 @@ var processAttributeRows = []row{
 		args: []string{"observe", "call", "getsid", "0"}, want: "errno 99\n",
 	},
 	{
-		name: "apparmor-profile-enforced", fields: []string{"process.apparmorProfile"}, needs: []need{apparmor}, lacking: "process.apparmorProfile",
+		name: "apparmor-profile-enforced", looksAtExecs: true, fields: []string{"process.apparmorProfile"}, needs: []need{apparmor}, lacking: "process.apparmorProfile",
 		spec: func(x *shown, s *specs.Spec) { s.Process.ApparmorProfile = x.profile() },
 		look: func(x *shown) { x.isConfined() },
 	},
 	{
-		name: "apparmor-profile-without-new-privileges", fields: []string{"process.apparmorProfile"}, needs: []need{apparmor}, lacking: "process.apparmorProfile",
+		name: "apparmor-profile-without-new-privileges", looksAtExecs: true, fields: []string{"process.apparmorProfile"}, needs: []need{apparmor}, lacking: "process.apparmorProfile",
 		spec: func(x *shown, s *specs.Spec) {
 			s.Process.ApparmorProfile, s.Process.NoNewPrivileges = x.profile(), true
 			s.Process.User = specs.User{UID: 1000, GID: 1000}
@@ -368,6 +368,11 @@ func TestExecsHaveAttributesOfTheirOwn(t *testing.T) {
 				require.NoError(x.t, err)
 				p.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 11}
 				assert.Equal(x.t, "11 0\n", x.run(p))
+
+				p, err = x.Process(x.ctx, "awk", "/^Cpus_allowed_list/ { print $2 }", "/proc/self/status")
+				require.NoError(x.t, err)
+				p.ExecCPUAffinity = &specs.CPUAffinity{Final: "0"}
+				assert.Equal(x.t, "0\n", x.run(p))
 			},
 		}.test(t, w, rt)
 	})

@@ -45,6 +45,9 @@ type row struct {
 	// after the task and its container were deleted.
 	after func(x *shown)
 
+	// looksAtExecs says that the row has execs of its own, and is not run as one.
+	looksAtExecs bool
+
 	// refused is in the error with which Create fails instead.
 	refused string
 	// lacking is in the error of the LXC backend on a machine that has not
