@@ -175,6 +175,8 @@ func (s *script) cgroupFile(controller, v1, v2 string) string {
 	require.NoError(s.t, err)
 	for line := range strings.Lines(string(data)) {
 		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		// On Proxmox the limits are on the group above that of the processes.
+		f[2] = strings.TrimSuffix(f[2], "/ns")
 		switch {
 		case s.cgroup1() && f[1] == controller:
 			data, err = os.ReadFile(filepath.Join("/sys/fs/cgroup", controller, f[2], v1))

@@ -229,6 +229,13 @@ func (c *Container) watch(ctx context.Context) {
 		c.record.returnNetDevices(ctx, c.network)
 		_ = c.network.Close() // nothing was written
 	}
+	if c.groupOfLXC() {
+		// LXC is about to remove it.
+		if err := c.group.Keep(); err != nil {
+			log.G(ctx).WithError(err).WithField("id", c.ID()).Warn("last figures of the control group")
+		}
+	}
+	c.instance.Ended()
 	c.Init.finish(ctx, exit)
 }
 

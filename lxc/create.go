@@ -83,6 +83,7 @@ func Create(ctx context.Context, r Request) (_ *Container, retErr error) {
 		{"network", c.moveNetDevices},
 		{"rootfs", c.build},
 		{"process", c.prepare},
+		{"host", func(ctx context.Context) error { return c.instance.Ready(ctx) }},
 		{"settle", c.leaveNetDevices},
 	}
 	fields := log.Fields{"id": r.ID}
@@ -181,7 +182,7 @@ func (c *creation) boot(ctx context.Context) error {
 	if err := c.noteMonitor(); err != nil {
 		return err
 	}
-	return c.join(ctx)
+	return c.enter(ctx)
 }
 
 func (c *creation) config() *Config {
@@ -226,6 +227,9 @@ func (c *creation) abandon(ctx context.Context) error {
 	}
 	if c.root != nil {
 		_ = c.root.Close()
+	}
+	if c.instance != nil {
+		c.instance.Ended()
 	}
 	return c.record.Destroy(ctx)
 }

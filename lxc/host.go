@@ -14,8 +14,11 @@ import (
 	"github.com/cageforge/containerd-shim-nexcage/oci/lxcconf"
 )
 
-// HostNative is plain LXC, as in Record.Host.
-const HostNative = "native"
+// The kinds of host, as in Record.Host.
+const (
+	HostNative = "native" // plain LXC
+	HostPVE    = "pve"    // a node of Proxmox VE
+)
 
 // Host is what Create needs of the machine. What is to be removed later is
 // found by the record alone, in any process (Record.Destroy).
@@ -27,6 +30,9 @@ type Host interface {
 	// Start starts LXC in that place. It does not wait: the container is up
 	// when the helper connects.
 	Start(ctx context.Context, c *Config, r *Record) (Instance, error)
+	// MakesGroup says that LXC makes the container's control group, and not
+	// Create: it is that of the first process then, one level up.
+	MakesGroup() bool
 }
 
 // Instance is a container that LXC is starting or runs.
@@ -36,6 +42,11 @@ type Instance interface {
 	// Adopt tells it the first process, which was not known before. Monitor
 	// is known from then on.
 	Adopt(init int) error
+	// Ready waits until the host has done its own part of the start, which
+	// may go on after the helper has connected.
+	Ready(ctx context.Context) error
+	// Ended tells it that nobody reads the control group any more.
+	Ended()
 	// Done is closed when LXC has ended: it could not start the container,
 	// or the container is gone and cleaned up after.
 	Done() <-chan struct{}
@@ -71,7 +82,11 @@ func (h nativeHost) Start(ctx context.Context, c *Config, r *Record) (Instance, 
 
 type nativeInstance struct{ *native.Instance }
 
-func (nativeInstance) Adopt(int) error { return nil }
+func (nativeHost) MakesGroup() bool { return false }
+
+func (nativeInstance) Adopt(int) error             { return nil }
+func (nativeInstance) Ready(context.Context) error { return nil }
+func (nativeInstance) Ended()                      {}
 
 // native is the container on plain LXC.
 func (r *Record) native(lines []lxcconf.Line) native.Config {
@@ -79,8 +94,10 @@ func (r *Record) native(lines []lxcconf.Line) native.Config {
 }
 
 // removeFromHost gives the container's place on the host back.
-func (r *Record) removeFromHost(context.Context) error {
+func (r *Record) removeFromHost(ctx context.Context) error {
 	switch {
+	case r.Host == HostPVE:
+		return errors.Join(r.base().Remove(), r.removeCT(ctx))
 	case r.Host == "" && r.LXCPath == "":
 		return r.base().Remove()
 	case r.Host == HostNative, r.Host == "": // as records were before they told the host

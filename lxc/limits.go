@@ -53,7 +53,7 @@ func (c *creation) placeCgroup() (err error) {
 // limit makes the control group, with its limits, before there is a process.
 // systemd's needs one.
 func (c *creation) limit(context.Context) (err error) {
-	if c.unit != nil {
+	if c.unit != nil || c.request.Host.MakesGroup() {
 		return nil
 	}
 	if c.group, err = cgroup.Create(c.cgroup); err != nil {
@@ -69,6 +69,41 @@ func (c *creation) applyLimits() error {
 		return err
 	}
 	return c.group.Apply(c.plan.Resources)
+}
+
+// groupOfLXC says whether the container is in a control group that LXC makes,
+// and removes at its end.
+func (c *Container) groupOfLXC() bool { return c.request.Host.MakesGroup() && c.record.Unit == nil }
+
+// innerGroup is the name that Proxmox gives the group of the processes, below
+// that of the limits.
+const innerGroup = "ns"
+
+// takeGroup takes the group that LXC has made, and limits it.
+func (c *creation) takeGroup() (err error) {
+	if c.group, err = cgroup.OfLXC(c.Init.pid, innerGroup); err != nil {
+		return err
+	}
+	c.record.Cgroups = c.group.Dirs()
+	if err := c.request.Save(c.record); err != nil {
+		return err
+	}
+	if err := c.group.Unlimit(); err != nil {
+		return err
+	}
+	return c.group.Apply(c.plan.Resources)
+}
+
+// enter puts the helper where it belongs: in its control group, and then in the namespaces
+// that are not LXC's to make.
+func (c *creation) enter(ctx context.Context) error {
+	if c.unit != nil || !c.request.Host.MakesGroup() {
+		return c.join(ctx)
+	}
+	if err := c.takeGroup(); err != nil {
+		return err
+	}
+	return c.enterNamespaces(ctx)
 }
 
 // adopt makes systemd's scope around the waiting helper, and the group with

@@ -27,7 +27,7 @@ type Record struct {
 	Bundle   string   `json:"bundle"`
 	StateDir string   `json:"stateDir"`
 	Rootfs   string   `json:"rootfs,omitempty"` // where the snapshot is mounted
-	Host     string   `json:"host,omitempty"`   // kind of host: HostNative; "" before it has a place there
+	Host     string   `json:"host,omitempty"`   // HostNative or HostPVE; "" before it has a place there
 	LXCPath  string   `json:"lxcPath,omitempty"`
 	Name     string   `json:"name,omitempty"` // of the LXC container
 	Init     Proc     `json:"init"`
@@ -38,6 +38,13 @@ type Record struct {
 	IntelRdt *resctrl.Group `json:"intelRdt,omitempty"`
 	// NetDevices of the host that are in the container.
 	NetDevices []netdev.Device `json:"netDevices,omitempty"`
+
+	// On Proxmox.
+	Node      string `json:"node,omitempty"`
+	VMID      int    `json:"vmid,omitempty"`
+	Keep      string `json:"keep,omitempty"` // directory of the markers
+	Namespace string `json:"namespace,omitempty"`
+	ID        string `json:"id,omitempty"`
 }
 
 // Proc names a process for longer than it lives: a pid alone is used again.
@@ -137,8 +144,14 @@ func (r *Record) Destroy(ctx context.Context) error {
 	} else if !errors.Is(err, errdefs.ErrNotFound) {
 		return err
 	}
-	if err := errors.Join(r.Init.end(ctx, 0), r.Monitor.end(ctx, monitorPatience)); err != nil {
+	if err := r.Init.end(ctx, 0); err != nil {
 		return err
+	}
+	// Proxmox's own clean-up takes seconds, and is not to be cut off.
+	if r.Host != HostPVE {
+		if err := r.Monitor.end(ctx, monitorPatience); err != nil {
+			return err
+		}
 	}
 	return r.remove(ctx)
 }

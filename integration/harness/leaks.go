@@ -150,7 +150,10 @@ func cgroups(w *World) ([]string, error) {
 	}
 	var found []string
 	for _, dir := range dirs {
-		if filepath.Base(dir) != w.Namespace {
+		// On Proxmox LXC manages the groups, and makes one that it never
+		// removes.
+		pivot := w.Node != nil && filepath.Base(dir) == "lxc.pivot"
+		if filepath.Base(dir) != w.Namespace && !pivot {
 			found = append(found, "cgroup "+dir)
 		}
 	}
@@ -209,6 +212,8 @@ func (w *World) parents() []string {
 		"/run/nexcage", "/run/nexcage/" + w.Namespace, "/run/nexcage/.engines", "/run/nexcage/.engines/usr-bin-crun.json", "/run/nexcage/.lxc", "/run/nexcage/.lxc/" + w.Namespace, "/run/nexcage/crun",
 		"/run/nexcage/crun/" + w.Namespace, "/run/lxc", "/run/lxc/lock",
 		"/run/lxc/lock/run", "/run/lxc/lock/run/nexcage", "/run/lxc/lock/run/nexcage/.lxc", "/run/lxc/lock/run/nexcage/.lxc/" + w.Namespace,
+		"/run/nexcage/.pve", "/run/nexcage/.pve/last-vmid", "/run/nexcage/.pve/" + w.Namespace,
+		"/run/lxc/lock/var", "/run/lxc/lock/var/lib", "/run/lxc/lock/var/lib/lxc",
 		"/run/lxc/run", "/run/lxc/run/nexcage", "/run/lxc/run/nexcage/.lxc", "/run/lxc/run/nexcage/.lxc/" + w.Namespace, // of lxc-monitord's FIFO
 		w.FIFODir(), filepath.Join(w.Dir, "s"),
 		filepath.Join(w.Dir, "state", "io.containerd.runtime.v2.task", w.Namespace),

@@ -36,11 +36,10 @@ func (d Dir) Make() error {
 	return os.WriteFile(d.join(initName), nil, 0o555)
 }
 
-// Lines configure LXC to start the helper on the directory. helper is the path
-// of nexcage-init.
-func (d Dir) Lines(helper string) []lxcconf.Line {
+// Lines configure LXC to start the helper on a base directory, which the host
+// makes its root. helper is the path of nexcage-init.
+func Lines(helper string) []lxcconf.Line {
 	return []lxcconf.Line{
-		lxcconf.Set("lxc.rootfs.path", "dir:"+string(d)),
 		lxcconf.Set("lxc.init.cmd", "/"+initName),
 		lxcconf.MountEntry(helper, initName, "none", "bind,ro,nosuid,nodev"),
 		lxcconf.Set("lxc.mount.auto", "proc:rw"),

@@ -31,8 +31,8 @@ func TestRemoveKeepsWhatIsAStrangers(t *testing.T) {
 	assert.FileExists(t, kept)
 }
 
-func TestLinesBeginOnTheDirectoryWithTheHelper(t *testing.T) {
-	lines := Dir("/run/x").Lines("/opt/with blank/nexcage-init")
-	assert.Equal(t, "dir:/run/x", lines[0].Value)
-	assert.Equal(t, `/opt/with\040blank/nexcage-init init none bind,ro,nosuid,nodev 0 0`, lines[2].Value)
+func TestLinesBindTheHelper(t *testing.T) {
+	lines := Lines("/opt/with blank/nexcage-init")
+	assert.Equal(t, "/"+initName, lines[0].Value)
+	assert.Equal(t, `/opt/with\040blank/nexcage-init init none bind,ro,nosuid,nodev 0 0`, lines[1].Value)
 }

@@ -85,7 +85,7 @@ func (g *Group) setAll(settings []setting) error {
 }
 
 func (g *Group) set(s setting) error {
-	dir, err := g.dir(s.controller)
+	dir, err := g.limitDir(s.controller)
 	if err == nil && g.scope && isShare(s.file) {
 		err = write(filepath.Join(filepath.Dir(dir), s.file), s.value)
 	}
@@ -132,7 +132,7 @@ func (g *Group) explainMissing(s setting, dir string) error {
 
 // read returns what is in a file of the group; false if there is none.
 func (g *Group) read(controller, file string) (string, bool) {
-	dir, err := g.dir(controller)
+	dir, err := g.limitDir(controller)
 	if err != nil {
 		return "", false
 	}

@@ -38,6 +38,7 @@ type Group struct {
 	unified bool // its controllers are cgroup v2's
 	scope   bool // it is alone in a scope of systemd's
 	places  []place
+	inner   string // name of the group below it that has the processes; "" for itself (OfLXC)
 
 	// freezer is held while processes are frozen or thawed, so that killing
 	// does not resume a container that is being paused.

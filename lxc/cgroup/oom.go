@@ -79,7 +79,7 @@ func (w *Watcher) Add(id string, g *Group) error {
 	if err != nil {
 		return fmt.Errorf("watch for OOM kills: %w", err)
 	}
-	t := &watch{id: id, group: g, dir: dir, counter: "oom_kill"}
+	t := &watch{id: id, group: g, dir: dir, counter: oomKills}
 	events := uint32(unix.EPOLLIN)
 	if g.unified {
 		t.fd, err = unix.Open(filepath.Join(dir, "memory.events"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -119,7 +119,7 @@ func (w *Watcher) register(t *watch, events uint32) error {
 // oomEventfd returns an eventfd that is told of each OOM (cgroup-v1/memory.rst,
 // section 10).
 func oomEventfd(dir string) (int, error) {
-	control, err := os.Open(filepath.Join(dir, "memory.oom_control"))
+	control, err := os.Open(filepath.Join(dir, oomControl))
 	if err != nil {
 		return -1, err
 	}
@@ -195,9 +195,9 @@ func (w *Watcher) later(t *watch, after []time.Duration) {
 
 // report notifies if there are new kills. Needs t.mu.
 func (w *Watcher) report(t *watch) bool {
-	n, err := t.kills()
-	if err != nil {
-		n, _ = t.group.keptKills()
+	n, kept := t.group.keptKills()
+	if !kept {
+		n, _ = t.kills() // of a group that is gone there is nothing to tell
 	}
 	if n <= t.seen {
 		return false
@@ -247,7 +247,6 @@ func (w *Watcher) Remove(id string) {
 }
 
 // kills is the count of processes of the group and below it that were killed.
-// v1 counts in each group for itself.
 func (t *watch) kills() (uint64, error) {
 	if t.group.unified {
 		text := make([]byte, 4096)
@@ -256,33 +255,19 @@ func (t *watch) kills() (uint64, error) {
 		if err != nil {
 			return 0, err
 		}
-		return t.count(text[:n])
+		return count(text[:n], t.counter)
 	}
-	own, err := os.ReadFile(filepath.Join(t.dir, "memory.oom_control"))
-	if err != nil {
-		return 0, err
-	}
-	sum, err := t.count(own)
-	if err != nil {
-		return 0, err
-	}
-	err = filepath.WalkDir(t.dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() || path == t.dir {
-			return ignoreGone(err)
-		}
-		text, err := os.ReadFile(filepath.Join(path, "memory.oom_control"))
-		if err != nil {
-			return ignoreGone(err)
-		}
-		n, err := t.count(text)
-		sum += n
-		return err
-	})
-	return sum, err
+	return killsBelow(t.dir)
 }
 
-func (t *watch) count(text []byte) (uint64, error) {
-	return strconv.ParseUint(field(string(text), t.counter), 10, 64)
+// Files that count OOM kills have them in a line of their own.
+const (
+	oomControl = "memory.oom_control"
+	oomKills   = "oom_kill"
+)
+
+func count(text []byte, counter string) (uint64, error) {
+	return strconv.ParseUint(field(string(text), counter), 10, 64)
 }
 
 // field returns the value of one line of a flat keyed file, "" without it.

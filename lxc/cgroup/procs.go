@@ -34,7 +34,7 @@ func (g *Group) JoinFiles() ([]*os.File, error) {
 		if p.v2 != g.unified {
 			continue // without controllers
 		}
-		f, err := os.OpenFile(filepath.Join(p.dir, name), os.O_WRONLY, 0)
+		f, err := os.OpenFile(filepath.Join(p.dir, g.inner, name), os.O_WRONLY, 0)
 		if err != nil {
 			for _, f := range files {
 				_ = f.Close()
@@ -53,11 +53,12 @@ func (g *Group) Dir() (*os.File, error) {
 	if !g.unified {
 		return nil, nil
 	}
-	fd, err := unix.Open(g.places[0].dir, unix.O_DIRECTORY|unix.O_PATH|unix.O_CLOEXEC, 0)
+	dir := filepath.Join(g.places[0].dir, g.inner)
+	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: g.places[0].dir, Err: err}
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	return os.NewFile(uintptr(fd), g.places[0].dir), nil
+	return os.NewFile(uintptr(fd), dir), nil
 }
 
 // Warm makes the kernel ready for a process that will join a v2 group within

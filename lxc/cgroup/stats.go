@@ -68,7 +68,13 @@ func (g *Group) reader() (func() (any, error), error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() (any, error) { return cg.Stat(cgroup1.IgnoreNotExist) }, nil
+	return func() (any, error) {
+		m, err := cg.Stat(cgroup1.IgnoreNotExist)
+		if dir, derr := g.dir("memory"); err == nil && derr == nil && g.inner != "" {
+			m.GetMemoryOomControl().OomKill, err = killsBelow(dir)
+		}
+		return m, err
+	}, nil
 }
 
 // pathV1 is the group's path in the hierarchy of a controller.

@@ -95,11 +95,16 @@ func (h *Host) prepare(c Config) error {
 	if err := os.MkdirAll(h.dir(c.Name), 0o711); err != nil {
 		return err
 	}
-	conf, err := lxcconf.Marshal(slices.Concat(c.Base.Lines(h.Helper), []lxcconf.Line{unconfined}, c.Lines))
+	conf, err := lxcconf.Marshal(append(h.lines(c), c.Lines...))
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(h.dir(c.Name), "config"), conf, 0o600)
+}
+
+func (h *Host) lines(c Config) []lxcconf.Line {
+	root := lxcconf.Set("lxc.rootfs.path", "dir:"+string(c.Base))
+	return slices.Concat([]lxcconf.Line{root}, base.Lines(h.Helper), []lxcconf.Line{unconfined})
 }
 
 func (h *Host) dir(name string) string { return filepath.Join(h.LXCPath, name) }

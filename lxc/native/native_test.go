@@ -41,7 +41,7 @@ func newHost(t *testing.T, script string) (*Host, Config) {
 func TestConfigurationOfAContainer(t *testing.T) {
 	h := &Host{LXCPath: "/run/nexcage/lxc/ns", Helper: "/opt/with blank/nexcage-init"}
 	c := Config{Name: "c1", Base: "/run/nexcage/ns/c1/base"}
-	got, err := lxcconf.Marshal(append(c.Base.Lines(h.Helper), unconfined, lxcconf.Set("lxc.uts.name", "box")))
+	got, err := lxcconf.Marshal(append(h.lines(c), lxcconf.Set("lxc.uts.name", "box")))
 	require.NoError(t, err)
 	golden := filepath.Join("testdata", "config")
 	if *update {

@@ -26,6 +26,7 @@ const (
 const (
 	HostAuto   = "auto"
 	HostNative = "native"
+	HostPVE    = "pve"
 )
 
 // Where the exit status of an LXC container comes from.
@@ -40,6 +41,13 @@ const (
 const (
 	AnnotationPrefix  = "io.nexcage."
 	AnnotationBackend = AnnotationPrefix + "backend"
+
+	// Of containers on Proxmox.
+	AnnotationVMID        = AnnotationPrefix + "vmid"
+	AnnotationPVEPrefix   = AnnotationPrefix + "pve."
+	AnnotationPVETags     = AnnotationPVEPrefix + "tags"
+	AnnotationPVEFeatures = AnnotationPVEPrefix + "features"
+	AnnotationPVEOnBoot   = AnnotationPVEPrefix + "onboot"
 )
 
 // Config is the whole configuration. What Load, FromOptions and Default
@@ -113,6 +121,7 @@ type LXC struct {
 	Helper             string   `toml:"helper"` // "" is searched: FindHelper
 	AllowedAnnotations []string `toml:"allowed_annotations"`
 	Native             Native   `toml:"native"`
+	PVE                PVE      `toml:"pve"`
 }
 
 // Native configures plain LXC.
@@ -121,6 +130,17 @@ type Native struct {
 	LXCPath  string `toml:"lxc_path"`  // has a directory for each namespace
 	// ExitStatus is where exit statuses come from: ExitStatusAuto, …
 	ExitStatus string `toml:"exit_status"`
+}
+
+// PVE configures containers that are CTs of a Proxmox VE node.
+type PVE struct {
+	Pct        string   `toml:"pct"` // "" is searched in $PATH and /usr/sbin
+	VMIDMin    int      `toml:"vmid_min"`
+	VMIDMax    int      `toml:"vmid_max"`
+	Tags       []string `toml:"tags"`     // besides nexcage and ns-NAMESPACE
+	Features   string   `toml:"features"` // of each CT, as pct has it
+	OnBoot     bool     `toml:"onboot"`
+	ExitStatus string   `toml:"exit_status"` // as in Native
 }
 
 // Crun configures the crun backend, for containers whose runtime options do
@@ -155,8 +175,9 @@ func defaults() *Config {
 	return &Config{
 		StateDir: "/run/nexcage",
 		Routing:  Routing{DefaultBackend: BackendLXC},
-		LXC:      LXC{Host: HostAuto, Native: Native{LXCStart: "lxc-start", ExitStatus: ExitStatusAuto}},
-		Crun:     Crun{Path: "crun"},
+		LXC: LXC{Host: HostAuto, Native: Native{LXCStart: "lxc-start", ExitStatus: ExitStatusAuto},
+			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, ExitStatus: ExitStatusAuto}},
+		Crun: Crun{Path: "crun"},
 	}
 }
 
@@ -164,6 +185,9 @@ func defaults() *Config {
 func (c *Config) complete() {
 	if c.LXC.Native.LXCPath == "" && c.StateDir != "" {
 		c.LXC.Native.LXCPath = filepath.Join(c.StateDir, ".lxc")
+	}
+	if len(c.LXC.PVE.Tags) == 0 {
+		c.LXC.PVE.Tags = nil
 	}
 	for _, p := range []*string{&c.StateDir, &c.LXC.Helper, &c.LXC.Native.LXCPath, &c.Crun.Root} {
 		if *p != "" {

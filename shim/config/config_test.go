@@ -19,8 +19,9 @@ func TestDefaultIsValid(t *testing.T) {
 	assert.Equal(t, &Config{
 		StateDir: "/run/nexcage",
 		Routing:  Routing{DefaultBackend: "lxc"},
-		LXC:      LXC{Host: "auto", Native: Native{LXCStart: "lxc-start", LXCPath: "/run/nexcage/.lxc", ExitStatus: "auto"}},
-		Crun:     Crun{Path: "crun"},
+		LXC: LXC{Host: "auto", Native: Native{LXCStart: "lxc-start", LXCPath: "/run/nexcage/.lxc", ExitStatus: "auto"},
+			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, ExitStatus: "auto"}},
+		Crun: Crun{Path: "crun"},
 	}, c)
 }
 
@@ -66,6 +67,14 @@ allowed_annotations = ["io.nexcage.backend"]
 lxc_start = "/opt/lxc/bin/lxc-start"
 lxc_path = "/srv/lxc/../lxc"
 exit_status = "monitor"
+[lxc.pve]
+pct = "/opt/pct"
+vmid_min = 5000
+vmid_max = 5999
+tags = ["team-a"]
+features = "nesting=1"
+onboot = true
+exit_status = "pidfd"
 [crun]
 path = "/opt/crun"
 root = "/run/crun"
@@ -81,7 +90,8 @@ level = "debug"
 			{CRIContainerName: "d", CRISandboxName: "e", CRISandboxNamespace: "f", NerdctlName: "g", Backend: "crun"},
 		}},
 		LXC: LXC{Host: "native", Helper: "/opt/nexcage-init", AllowedAnnotations: []string{"io.nexcage.backend"},
-			Native: Native{LXCStart: "/opt/lxc/bin/lxc-start", LXCPath: "/srv/lxc", ExitStatus: "monitor"}},
+			Native: Native{LXCStart: "/opt/lxc/bin/lxc-start", LXCPath: "/srv/lxc", ExitStatus: "monitor"},
+			PVE:    PVE{Pct: "/opt/pct", VMIDMin: 5000, VMIDMax: 5999, Tags: []string{"team-a"}, Features: "nesting=1", OnBoot: true, ExitStatus: "pidfd"}},
 		Crun: Crun{Path: "/opt/crun", Root: "/run/crun", SystemdCgroup: true},
 		Log:  Log{Level: "debug"},
 	}, c)
@@ -120,7 +130,10 @@ func TestLoadNamesTheKeyAndTheAllowedValues(t *testing.T) {
 		"rule without a condition":    {"[[routing.rules]]\nbackend = 'lxc'", []string{"routing.rules[0]: has no condition", "routing.default_backend"}},
 		"bad expression":              {rule + rule + "[[routing.rules]]\nbackend = 'lxc'\nid = '('", []string{"routing.rules[2].id: error parsing regexp"}},
 		"expression that is not RE2":  {"[[routing.rules]]\nbackend = 'lxc'\nnerdctl_name = '(?=x)'", []string{"routing.rules[0].nerdctl_name: error parsing regexp"}},
-		"host pve":                    {"[lxc]\nhost = 'pve'", []string{`lxc.host: "pve" is not supported yet, use "auto" or "native"`}},
+		"VMID too small":              {"[lxc.pve]\nvmid_min = 99", []string{"lxc.pve.vmid_min: 99 is not from 100 to 999999999"}},
+		"VMIDs the wrong way round":   {"[lxc.pve]\nvmid_max = 899999", []string{"lxc.pve.vmid_max: 899999 is not from lxc.pve.vmid_min, 900000"}},
+		"tag of no CT":                {"[lxc.pve]\ntags = ['a', 'B c']", []string{`lxc.pve.tags[1]: "B c" is no tag of Proxmox`}},
+		"features of no CT":           {"[lxc.pve]\nfeatures = 'nesting'", []string{`lxc.pve.features: "nesting" is not of the form`}},
 		"unknown host":                {"[lxc]\nhost = 'xen'", []string{`lxc.host: "xen" is not one of "auto", "native"`}},
 		"unknown annotation":          {"[lxc]\nallowed_annotations = ['io.nexcage.backend', 'io.nexcage.*']", []string{`lxc.allowed_annotations[1]: "io.nexcage.*" is not one of "io.nexcage.backend"`}},
 		"relative state directory":    {"state_dir = 'run'", []string{`state_dir: "run" is not an absolute path`}},

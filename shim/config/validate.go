@@ -49,7 +49,7 @@ func (r *Rule) validate(key string) error {
 }
 
 func (l *LXC) validate() error {
-	errs := []error{l.validateHost()}
+	errs := []error{oneOf("lxc.host", l.Host, HostAuto, HostNative, HostPVE), l.PVE.validate()}
 	if l.Helper != "" {
 		errs = append(errs, directory("lxc.helper", l.Helper))
 	}
@@ -63,11 +63,45 @@ func (l *LXC) validate() error {
 	)...)
 }
 
-func (l *LXC) validateHost() error {
-	if l.Host == "pve" {
-		return invalid("lxc.host", `"pve" is not supported yet, use "auto" or "native"`)
+// The VMIDs that Proxmox allows.
+const minVMID, maxVMID = 100, 999999999
+
+func (p *PVE) validate() error {
+	errs := []error{oneOf("lxc.pve.exit_status", p.ExitStatus, ExitStatusAuto, ExitStatusPIDFD, ExitStatusMonitor)}
+	if p.Pct != "" {
+		errs = append(errs, program("lxc.pve.pct", p.Pct))
 	}
-	return oneOf("lxc.host", l.Host, HostAuto, HostNative)
+	if p.VMIDMin < minVMID || p.VMIDMin > maxVMID {
+		errs = append(errs, invalid("lxc.pve.vmid_min", "%d is not from %d to %d", p.VMIDMin, minVMID, maxVMID))
+	}
+	if p.VMIDMax < p.VMIDMin || p.VMIDMax > maxVMID {
+		errs = append(errs, invalid("lxc.pve.vmid_max", "%d is not from lxc.pve.vmid_min, %d, to %d", p.VMIDMax, p.VMIDMin, maxVMID))
+	}
+	for i, t := range p.Tags {
+		errs = append(errs, CheckTag(fmt.Sprintf("lxc.pve.tags[%d]", i), t))
+	}
+	return errors.Join(append(errs, CheckFeatures("lxc.pve.features", p.Features))...)
+}
+
+var (
+	pveTag      = regexp.MustCompile(`^[a-z0-9_][a-z0-9_\-+.]*$`)
+	pveFeatures = regexp.MustCompile(`^[a-z_]+=[a-z0-9;]+(,[a-z_]+=[a-z0-9;]+)*$`)
+)
+
+// CheckTag checks a tag of a CT; key is where it is from.
+func CheckTag(key, tag string) error {
+	if !pveTag.MatchString(tag) {
+		return invalid(key, "%q is no tag of Proxmox: lower-case letters, digits, and then also - + . _", tag)
+	}
+	return nil
+}
+
+// CheckFeatures checks the features of a CT, "" for none.
+func CheckFeatures(key, features string) error {
+	if features != "" && !pveFeatures.MatchString(features) {
+		return invalid(key, "%q is not of the form nesting=1,keyctl=1", features)
+	}
+	return nil
 }
 
 func (c *Crun) validate() error {
@@ -79,7 +113,9 @@ func (c *Crun) validate() error {
 }
 
 // Annotations are those that the shim knows, sorted.
-func Annotations() []string { return []string{AnnotationBackend} }
+func Annotations() []string {
+	return []string{AnnotationBackend, AnnotationPVEFeatures, AnnotationPVEOnBoot, AnnotationPVETags, AnnotationVMID}
+}
 
 func oneOf(key, value string, allowed ...string) error {
 	quoted := make([]string, len(allowed))

@@ -34,7 +34,8 @@ type State struct {
 	Backend    string    `json:"backend"`              // lxc or crun
 	Reason     string    `json:"reason"`               // why it was routed there
 	PodBackend string    `json:"podBackend,omitempty"` // of a sandbox: where its containers go
-	Host       string    `json:"host,omitempty"`       // native
+	Host       string    `json:"host,omitempty"`       // native or pve
+	VMID       int       `json:"vmid,omitempty"`       // of the CT on Proxmox
 	CreatedAt  time.Time `json:"createdAt"`
 	Shim       lxc.Proc  `json:"shim"` // the process that serves the container
 

@@ -95,7 +95,7 @@ func TestACrashWhileWritingLeavesTheOldState(t *testing.T) {
 
 func TestReadIsStrict(t *testing.T) {
 	for name, text := range map[string]string{
-		"unknown field":               `{"id": "c1", "vmid": 100}`,
+		"unknown field":               `{"id": "c1", "vm": 100}`,
 		"unknown field of the record": `{"lxc": {"x": 1}}`,
 		"type":                        `{"pid": "1"}`,
 		"half":                        `{"id": "c1"`,

@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"time"
@@ -23,9 +21,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc"
-	"github.com/cageforge/containerd-shim-nexcage/lxc/helper"
-	"github.com/cageforge/containerd-shim-nexcage/lxc/native"
-	"github.com/cageforge/containerd-shim-nexcage/lxc/pidfd"
 	"github.com/cageforge/containerd-shim-nexcage/oci"
 	"github.com/cageforge/containerd-shim-nexcage/shim/config"
 	"github.com/cageforge/containerd-shim-nexcage/shim/route"
@@ -103,7 +98,7 @@ func (s *Service) route(ctx context.Context, r *taskAPI.CreateTaskRequest) (*ent
 // choose sets the backend, and what it wants in the request.
 func (s *Service) choose(e *entry, r *taskAPI.CreateTaskRequest) (err error) {
 	if e.state.Backend == config.BackendLXC {
-		e.backend, e.state.Host = s.lxc, lxc.HostNative
+		e.backend, e.state.Host = s.lxc, hostKind(e.config)
 		return nil
 	}
 	if e.backend, err = s.crunService(e.config.StateDir); err != nil {
@@ -202,7 +197,7 @@ func writeNote(path string, b []byte) error {
 // lxcRequest turns a Create request into what package lxc needs.
 func (s *Service) lxcRequest(_ context.Context, r *taskAPI.CreateTaskRequest) (lxc.Request, error) {
 	e := s.entry(r.ID)
-	host, joiner, err := s.nativeHost(e.config)
+	host, err := s.host(e)
 	if err != nil {
 		return lxc.Request{}, err
 	}
@@ -215,54 +210,17 @@ func (s *Service) lxcRequest(_ context.Context, r *taskAPI.CreateTaskRequest) (l
 		Stdio:     lxc.Stdio{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 		IOUID:     e.runc.GetIoUid(),
 		IOGID:     e.runc.GetIoGid(),
-		Host:      lxc.Native(host),
-		Joiner:    joiner,
-		Broadcast: broadcast(e.config.LXC.Native.ExitStatus),
+		Host:      host.Host,
+		Joiner:    host.joiner,
+		Broadcast: host.broadcast,
 		Save: func(rec lxc.Record) error {
-			return e.update(func(st *state.State) { st.LXC, st.PID = &rec, rec.Init.PID })
+			return e.update(func(st *state.State) { st.LXC, st.PID, st.VMID = &rec, rec.Init.PID, rec.VMID })
 		},
 	}
 	for _, m := range r.Rootfs {
 		req.Rootfs = append(req.Rootfs, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
 	return req, nil
-}
-
-// broadcast says whether lxc-monitord tells exit statuses, not the kernel.
-func broadcast(setting string) bool {
-	if setting == config.ExitStatusAuto {
-		return !pidfd.KeepsStatus()
-	}
-	return setting == config.ExitStatusMonitor
-}
-
-// nativeHost is plain LXC as configured. The namespace has a lxcpath of its
-// own, as ids are unique only in it.
-func (s *Service) nativeHost(c *config.Config) (*native.Host, *helper.Joiner, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, nil, err
-	}
-	path, err := c.LXC.FindHelper(self)
-	if err != nil {
-		return nil, nil, err
-	}
-	lxcStart, err := exec.LookPath(c.LXC.Native.LXCStart)
-	if err != nil {
-		return nil, nil, fmt.Errorf("lxc.native.lxc_start: %w: %w", err, errdefs.ErrFailedPrecondition)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.joiner == nil {
-		if s.joiner, err = helper.NewJoiner(path); err != nil {
-			return nil, nil, err
-		}
-	}
-	return &native.Host{
-		LXCStart: lxcStart,
-		LXCPath:  filepath.Join(c.LXC.Native.LXCPath, s.options.Namespace),
-		Helper:   path,
-	}, s.joiner, nil
 }
 
 // recorder follows the events of the backends to keep the record up to date.

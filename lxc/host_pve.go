@@ -1,0 +1,107 @@
+package lxc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/cageforge/containerd-shim-nexcage/lxc/pve"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/systemd"
+)
+
+// PVE is a node of Proxmox VE as a Host of one container.
+type PVE struct {
+	Node     *pve.Node
+	Client   *pve.Client
+	Helper   string // path of nexcage-init
+	Settings pve.Settings
+	About    pve.About
+	Halt     string // signal that asks the container to end, as LXC names it
+}
+
+// MakesGroup is so that Proxmox's tools, which ask LXC for the group, find it.
+func (h *PVE) MakesGroup() bool { return true }
+
+// Reserve takes a VMID for the container.
+func (h *PVE) Reserve(ctx context.Context, c *Config, r *Record, save func() error) error {
+	return h.Node.Reserve(ctx, h.config(c, r), func(vmid int) error {
+		r.Host, r.Node, r.VMID, r.Keep = HostPVE, h.Node.Name, vmid, h.Node.Keep
+		r.LXCPath, r.Name = h.Node.LXC, strconv.Itoa(vmid)
+		r.Namespace, r.ID = c.Request.Namespace, c.Request.ID
+		return save()
+	})
+}
+
+// Start lets pct start the CT.
+func (h *PVE) Start(ctx context.Context, c *Config, r *Record) (Instance, error) {
+	i, err := h.Node.Start(ctx, h.Client, r.VMID, h.config(c, r))
+	if err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+func (h *PVE) config(c *Config, r *Record) *pve.Config {
+	config := &pve.Config{
+		About:     h.About,
+		Settings:  h.Settings,
+		StateDir:  r.StateDir,
+		Base:      r.base(),
+		Helper:    h.Helper,
+		Rootfs:    c.Plan.Root.Path,
+		Hostname:  c.Plan.Hostname,
+		Resources: c.Plan.Resources,
+		Lines:     c.Plan.Config,
+		Halt:      h.Halt,
+	}
+	// systemd makes its scopes itself, and the helper joins them.
+	if c.Plan.CgroupsPath != "" && !systemd.Is(c.Plan.CgroupsPath) {
+		config.Cgroup = c.Cgroup
+	}
+	return config
+}
+
+// removeTimeout bounds the removal of a CT that has ended: what holds it up may
+// take minutes, as a backup, and is left to gc.
+const removeTimeout = 10 * time.Second
+
+// reserve of the time of whoever calls, for what is to be done afterwards.
+const removeReserve = 300 * time.Millisecond
+
+// removeCT removes the CT, or leaves it to gc: then the container is gone for
+// containerd nevertheless.
+func (r *Record) removeCT(ctx context.Context) error {
+	node, err := pve.Local(r.Keep)
+	if err == nil && node.Name != r.Node {
+		err = fmt.Errorf("this node is %s now, CT %d is of %s: %w", node.Name, r.VMID, r.Node, errdefs.ErrUnavailable)
+	}
+	if err == nil {
+		err = r.removeCTFrom(ctx, node)
+	}
+	if errors.Is(err, errdefs.ErrUnavailable) || errors.Is(err, errdefs.ErrFailedPrecondition) {
+		log.G(ctx).WithError(err).WithField("vmid", r.VMID).Warn("the CT is left for gc")
+		return nil
+	}
+	return err
+}
+
+func (r *Record) removeCTFrom(ctx context.Context, node *pve.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
+	defer cancel()
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-removeReserve))
+		defer cancel()
+	}
+	include := filepath.Join(r.StateDir, pve.IncludeName(r.Node, r.VMID))
+	if err := node.Remove(ctx, r.VMID, include); err != nil {
+		return err
+	}
+	return node.Unmark(r.Namespace, r.ID, r.VMID)
+}

@@ -1,0 +1,206 @@
+package task
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/cageforge/containerd-shim-nexcage/lxc"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/helper"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/native"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/pidfd"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/pve"
+	"github.com/cageforge/containerd-shim-nexcage/shim/config"
+)
+
+// host is where a container of the LXC backend is made.
+type host struct {
+	lxc.Host
+	joiner    *helper.Joiner
+	broadcast bool // lxc-monitord tells the exit status, not the kernel
+}
+
+// hostKind is the kind of host that the configuration chooses, or that this
+// machine is.
+func hostKind(c *config.Config) string {
+	switch {
+	case c.LXC.Host != config.HostAuto:
+		return c.LXC.Host
+	case pve.Detect():
+		return config.HostPVE
+	default:
+		return config.HostNative
+	}
+}
+
+func (s *Service) host(e *entry) (h host, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return h, err
+	}
+	path, err := e.config.LXC.FindHelper(self)
+	if err != nil {
+		return h, err
+	}
+	if h.joiner, err = s.findJoiner(path); err != nil {
+		return h, err
+	}
+	if e.state.Host == config.HostPVE {
+		h.broadcast = broadcast(e.config.LXC.PVE.ExitStatus)
+		h.Host, err = s.pveHost(e, path)
+		return h, err
+	}
+	if err := refuseOnNative(e.spec.Annotations); err != nil {
+		return h, err
+	}
+	h.broadcast = broadcast(e.config.LXC.Native.ExitStatus)
+	h.Host, err = s.nativeHost(e.config, path)
+	return h, err
+}
+
+func (s *Service) findJoiner(path string) (_ *helper.Joiner, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.joiner == nil {
+		s.joiner, err = helper.NewJoiner(path)
+	}
+	return s.joiner, err
+}
+
+// broadcast says whether lxc-monitord tells exit statuses, not the kernel.
+func broadcast(setting string) bool {
+	if setting == config.ExitStatusAuto {
+		return !pidfd.KeepsStatus()
+	}
+	return setting == config.ExitStatusMonitor
+}
+
+// nativeHost is plain LXC as configured. The namespace has a lxcpath of its
+// own, as ids are unique only in it.
+func (s *Service) nativeHost(c *config.Config, helperPath string) (lxc.Host, error) {
+	lxcStart, err := exec.LookPath(c.LXC.Native.LXCStart)
+	if err != nil {
+		return nil, fmt.Errorf("lxc.native.lxc_start: %w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	return lxc.Native(&native.Host{
+		LXCStart: lxcStart,
+		LXCPath:  filepath.Join(c.LXC.Native.LXCPath, s.options.Namespace),
+		Helper:   helperPath,
+	}), nil
+}
+
+// refuseOnNative refuses annotations that mean something on Proxmox only.
+func refuseOnNative(annotations map[string]string) error {
+	for _, a := range config.Annotations() {
+		if _, ok := annotations[a]; ok && a != config.AnnotationBackend {
+			return fmt.Errorf("annotation %s: is for Proxmox VE, this host is plain LXC: %w", a, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return nil
+}
+
+// markers is where the host pve has its own files: lost at reboot, as the state.
+func markers(stateDir string) string { return filepath.Join(stateDir, ".pve") }
+
+// Annotations that tell about the container.
+const (
+	annotationStopSignal = "org.opencontainers.image.stopSignal"
+	annotationImage      = "io.kubernetes.cri.image-name"
+	annotationPod        = "io.kubernetes.cri.sandbox-name"
+	annotationPodSpace   = "io.kubernetes.cri.sandbox-namespace"
+)
+
+// pveHost is the Proxmox node that this machine is.
+func (s *Service) pveHost(e *entry, helperPath string) (lxc.Host, error) {
+	node, err := pve.Local(markers(e.config.StateDir))
+	if err != nil {
+		return nil, err
+	}
+	settings, err := pveSettings(&e.config.LXC.PVE, e.spec.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	a := e.spec.Annotations
+	about := pve.About{Namespace: s.options.Namespace, ID: e.state.ID, Image: a[annotationImage]}
+	if pod := a[annotationPod]; pod != "" {
+		about.Pod = a[annotationPodSpace] + "/" + pod
+	}
+	if e.spec.Process != nil {
+		about.Command = e.spec.Process.Args
+	}
+	return &lxc.PVE{
+		Node:     node,
+		Client:   &pve.Client{Pct: e.config.LXC.PVE.Pct},
+		Helper:   helperPath,
+		Settings: settings,
+		About:    about,
+		Halt:     haltSignal(a[annotationStopSignal]),
+	}, nil
+}
+
+var numericSignal = regexp.MustCompile(`^([1-9]|[1-5][0-9]|6[0-4]|SIGRTM(IN\+[0-9]{1,2}|AX-[0-9]{1,2}))$`)
+
+// haltSignal is an image's stop signal as LXC writes it, SIGTERM if there is
+// none that it knows.
+func haltSignal(s string) string {
+	s = strings.ToUpper(s)
+	for _, name := range []string{s, "SIG" + s} {
+		if unix.SignalNum(name) != 0 || numericSignal.MatchString(name) {
+			return name
+		}
+	}
+	return "SIGTERM"
+}
+
+// pveSettings are those of the configuration, as annotations change them. That
+// these are allowed has been checked.
+func pveSettings(c *config.PVE, annotations map[string]string) (pve.Settings, error) {
+	s := pve.Settings{
+		Range:    pve.Range{Min: c.VMIDMin, Max: c.VMIDMax},
+		Tags:     c.Tags,
+		Features: c.Features,
+		OnBoot:   c.OnBoot,
+	}
+	var errs []error
+	for name, set := range map[string]func(key, value string) error{
+		config.AnnotationVMID: func(key, value string) (err error) {
+			if s.VMID, err = strconv.Atoi(value); err != nil || s.VMID < pve.MinVMID || s.VMID > pve.MaxVMID {
+				return fmt.Errorf("annotation %s: %q is not a number from %d to %d: %w", key, value, pve.MinVMID, pve.MaxVMID, errdefs.ErrInvalidArgument)
+			}
+			return nil
+		},
+		config.AnnotationPVETags: func(key, value string) error {
+			more := strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(",; ", r) })
+			s.Tags = append(append([]string{}, s.Tags...), more...)
+			for _, t := range more {
+				if err := config.CheckTag("annotation "+key, t); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		config.AnnotationPVEFeatures: func(key, value string) error {
+			s.Features = value
+			return config.CheckFeatures("annotation "+key, value)
+		},
+		config.AnnotationPVEOnBoot: func(key, value string) (err error) {
+			if s.OnBoot = value == "1"; !s.OnBoot && value != "0" {
+				return fmt.Errorf("annotation %s: %q is neither 0 nor 1: %w", key, value, errdefs.ErrInvalidArgument)
+			}
+			return nil
+		},
+	} {
+		if value, ok := annotations[name]; ok {
+			errs = append(errs, set(name, value))
+		}
+	}
+	return s, errors.Join(errs...)
+}
