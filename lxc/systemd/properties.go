@@ -43,7 +43,7 @@ func properties(r *specs.LinuxResources, unified bool, version int) ([]systemd.P
 	}
 	l.memory(r.Memory, unified)
 	if r.Pids != nil && r.Pids.Limit != nil {
-		l.number("TasksMax", noLimit(*r.Pids.Limit))
+		l.number("TasksMax", max(1, noLimit(*r.Pids.Limit))) // systemd takes no 0
 	}
 	if r.CPU != nil {
 		if err := l.cpu(r.CPU, unified, version); err != nil {

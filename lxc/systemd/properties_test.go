@@ -43,6 +43,7 @@ func TestProperties(t *testing.T) {
 		"cpus and mems":        {r: cpu(specs.LinuxCPU{Cpus: "0-2,9", Mems: "1"}), version: 257, want: map[string]any{"AllowedCPUs": []byte{7, 2}, "AllowedMemoryNodes": []byte{2}}},
 		"cpus, old systemd":    {r: cpu(specs.LinuxCPU{Cpus: "0"}), version: 243, want: map[string]any{}},
 		"tasks":                {r: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(7))}}, want: map[string]any{"TasksMax": uint64(7)}},
+		"no tasks":             {r: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(0))}}, want: map[string]any{"TasksMax": uint64(1)}},
 		"no limit of tasks":    {r: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}, want: map[string]any{"TasksMax": infinity}},
 		"what has no property": {r: &specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB"}}}, want: map[string]any{}},
 	} {
