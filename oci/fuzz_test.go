@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cageforge/containerd-shim-nexcage/oci/initop"
 	"github.com/cageforge/containerd-shim-nexcage/oci/lxcconf"
@@ -106,31 +104,4 @@ func checkOps(t *testing.T, p *Plan) {
 			t.Error(err)
 		}
 	}
-}
-
-// The process of an exec, which is decoded by itself: it is refused by name,
-// or can be sent to the helper.
-func FuzzProcess(f *testing.F) {
-	for _, s := range []string{
-		`{"cwd":"/","args":["a\nb",""],"env":["A=b\nC=d","=","PATH=:/x/../y"],"user":{"uid":1,"additionalGids":[4294967295]}}`,
-		`{"terminal":true,"consoleSize":{"height":70000},"cwd":"//","args":["\u0000"],"capabilities":{"ambient":["CAP_X\n"]}}`,
-		`{"cwd":"/a","args":["x"],"rlimits":[{"type":"RLIMIT_NOFILE","soft":2,"hard":1}],"oomScoreAdj":1001,"apparmorProfile":"a\nb"}`,
-		`{"cwd":"/a","args":["x"],"scheduler":{"policy":"SCHED_OTHER","nice":20},"ioPriority":{"class":"X","priority":9},"execCPUAffinity":{"initial":"0-","final":",\n"}}`,
-	} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		p := &specs.Process{}
-		if json.Unmarshal(b, p) != nil {
-			return
-		}
-		if _, err := CheckProcess(p); err != nil {
-			var field *FieldError
-			if !errors.As(err, &field) || !strings.HasPrefix(field.Path, "process") {
-				t.Errorf("%v names no property", err)
-			}
-			return
-		}
-		checkOps(t, &Plan{Process: p})
-	})
 }
