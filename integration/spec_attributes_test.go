@@ -150,6 +150,14 @@ var processAttributeRows = []row{
 		args: []string{"observe", "call", "getsid", "0"}, want: "errno 99\n",
 	},
 	{
+		name: "seccomp-listener-that-nobody-is-at", fields: []string{"linux.seccomp.listenerPath"}, refused: "linux.seccomp.listenerPath",
+		spec: func(x *shown, s *specs.Spec) { s.Linux.Seccomp = notifying(filepath.Join(x.dir, "none"), "getsid") },
+	},
+	{
+		name: "seccomp-listener-that-is-none", fields: []string{"linux.seccomp.listenerPath"}, refused: "is not a socket",
+		spec: func(_ *shown, s *specs.Spec) { s.Linux.Seccomp = notifying("/etc/passwd", "getsid") },
+	},
+	{
 		name: "apparmor-profile-enforced", looksAtExecs: true, fields: []string{"process.apparmorProfile"}, needs: []need{apparmor}, lacking: "process.apparmorProfile",
 		spec: func(x *shown, s *specs.Spec) { s.Process.ApparmorProfile = x.profile() },
 		look: func(x *shown) { x.isConfined() },
@@ -232,7 +240,11 @@ func notify(x *shown, s *specs.Spec, calls ...string) {
 		<-a.done
 		assert.Positive(x.t, a.listeners, "listeners that the agent got")
 	})
-	s.Linux.Seccomp = &specs.LinuxSeccomp{
+	s.Linux.Seccomp = notifying(socket, calls...)
+}
+
+func notifying(socket string, calls ...string) *specs.LinuxSeccomp {
+	return &specs.LinuxSeccomp{
 		DefaultAction: specs.ActAllow, Architectures: machineArchs(), ListenerPath: socket, ListenerMetadata: "about it",
 		Syscalls: []specs.LinuxSyscall{{Names: calls, Action: specs.ActNotify}},
 	}

@@ -1,6 +1,7 @@
 package lxc
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -38,7 +39,27 @@ func checkHost(plan *oci.Plan) error {
 	if plan.MountLabel != "" && !lsm.SELinux() {
 		return noSELinux("linux.mountLabel", plan.MountLabel)
 	}
+	if err := checkListener(plan.Filter); err != nil {
+		return err
+	}
 	return checkLabels(plan.Process)
+}
+
+// checkListener finds that there is a socket for the listener of the seccomp
+// filter. It is connected to when there is a listener, at Start; that it is
+// missing shows at Create, as with runc.
+func checkListener(f *oci.Filter) error {
+	if f == nil || f.ListenerPath == "" {
+		return nil
+	}
+	st, err := os.Stat(f.ListenerPath)
+	if err == nil && st.Mode().Type() != os.ModeSocket {
+		err = errors.New("is not a socket")
+	}
+	if err != nil {
+		return fmt.Errorf("linux.seccomp.listenerPath: %q: %w", f.ListenerPath, err)
+	}
+	return nil
 }
 
 func appArmorAttr() string {

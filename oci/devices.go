@@ -95,6 +95,14 @@ func translateDevice(path string, d specs.LinuxDevice) (Device, error) {
 	} else if err := checkDeviceNumbers(path, d.Major, d.Minor); err != nil {
 		return node, err
 	}
+	for _, id := range []struct {
+		name  string
+		value *uint32
+	}{{".uid", d.UID}, {".gid", d.GID}} {
+		if id.value != nil && *id.value == noID {
+			return node, invalid(path+id.name, *id.value, "is not an id")
+		}
+	}
 	return node.owned(d.FileMode, d.UID, d.GID), nil
 }
 

@@ -67,6 +67,12 @@ func TestDevicesThatAreRefused(t *testing.T) {
 		{"the root", devices(device("/..", "c", 1, 1)), `linux.devices[0].path: "/.." is not an absolute path of a device`, nil},
 		{"NUL", devices(device("/a\x00", "c", 1, 1)), `linux.devices[0].path: "/a\x00" has a NUL byte`, nil},
 		{"major", devices(device("/a", "c", 4096, 1)), `linux.devices[0].major: 4096 is not between 0 and 4095`, nil},
+		{
+			"no owner", func(s *specs.Spec) {
+				s.Linux.Devices = []specs.LinuxDevice{{Path: "/a", Type: "p", UID: ptr(uint32(noID))}}
+			},
+			"linux.devices[0].uid: 4294967295 is not an id", nil,
+		},
 		{"minor", devices(device("/a", "b", 1, -1)), `linux.devices[0].minor: -1 is not between 0 and 1048575`, nil},
 		{"two at one path", devices(device("/a", "c", 1, 1), device("//a", "c", 1, 2)), `linux.devices[1].path: "//a" is there before, as another device`, nil},
 	})

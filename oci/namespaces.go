@@ -151,6 +151,8 @@ func (p *Plan) checkUTSName(path, value string) error {
 		return invalid(path, value, `needs a "uts" namespace: it would be the host's`)
 	case len(value) > maxHostname:
 		return invalid(path, value, "is longer than %d bytes", maxHostname)
+	case strings.ContainsFunc(value, isControl) || strings.Contains(value, "/"):
+		return invalid(path, value, "has a control character or a slash")
 	}
-	return noNUL(path, value)
+	return nil
 }

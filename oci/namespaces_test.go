@@ -111,8 +111,9 @@ func TestHostName(t *testing.T) {
 		{"domain of the host", func(s *specs.Spec) { s.Domainname = "x" }, `domainname: "x" needs a "uts" namespace: it would be the host's`, nil},
 		{"long", named(long, ""), `hostname: "` + long + `" is longer than 64 bytes`, nil},
 		{"long domain", named("", long), `domainname: "` + long + `" is longer than 64 bytes`, nil},
-		{"NUL in domain", named("", "a\x00"), `domainname: "a\x00" has a NUL byte`, nil},
-		{"newline", named("a\nlxc.x = y", ""), `hostname: "a\nlxc.x = y" can not be written to an LXC configuration, which has no quoting`, nil},
+		{"NUL in domain", named("", "a\x00"), `domainname: "a\x00" has a control character or a slash`, nil},
+		{"newline", named("a\nlxc.x = y", ""), `hostname: "a\nlxc.x = y" has a control character or a slash`, nil},
+		{"slash", named("../a", ""), `hostname: "../a" has a control character or a slash`, nil},
 		{"quotes", named(`"a"`, ""), `hostname: "\"a\"" can not be written to an LXC configuration, which has no quoting`, nil},
 	})
 }
