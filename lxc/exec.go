@@ -83,16 +83,20 @@ func (p *Process) abort() {
 // join starts the process: the helper enters the container, forks, and its
 // child becomes the program.
 func (c *Container) join(ctx context.Context, p *Process, stdio []*os.File) (*helper.Joined, error) {
-	groups, err := c.group.JoinFiles()
-	if err != nil {
-		return nil, err
-	}
-	defer closeAll(groups)
 	target, flags, err := c.target()
 	if err != nil {
 		return nil, err
 	}
 	defer target.Close()
+	group, err := c.group.Beside(c.Init.Pid())
+	if err != nil {
+		return nil, err
+	}
+	groups, err := group.JoinFiles()
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(groups)
 
 	prepare, start, err := oci.ProcessOps(p.spec, c.processOptions(p))
 	if err != nil {

@@ -101,6 +101,23 @@ func TestAProcessStartsInAV2Group(t *testing.T) {
 	assert.Equal(t, []int{cmd.Process.Pid}, pids)
 }
 
+func TestAFurtherProcessIsBesideAnInitThatMovedBelow(t *testing.T) {
+	g := newGroup(t, v2Host(t))
+	first := start(t, g, "read forever")
+	beside, err := g.Beside(first.Process.Pid)
+	require.NoError(t, err)
+	assert.Equal(t, g.Dirs(), beside.Dirs())
+	below := filepath.Join(g.anyDir(), "below")
+	require.NoError(t, os.Mkdir(below, 0o755))
+	require.NoError(t, write(filepath.Join(below, "cgroup.procs"), fmt.Sprint(first.Process.Pid)))
+	beside, err = g.Beside(first.Process.Pid)
+	require.NoError(t, err)
+	assert.Equal(t, []string{below}, beside.Dirs())
+	beside, err = g.Beside(os.Getpid())
+	require.NoError(t, err)
+	assert.Equal(t, g.Dirs(), beside.Dirs(), "of a process that is not of the container")
+}
+
 func TestNoProcessStartsInAV1Group(t *testing.T) {
 	none, err := newGroup(t, v1Host(t)).Dir()
 	require.NoError(t, err)

@@ -46,6 +46,29 @@ func (g *Group) JoinFiles() ([]*os.File, error) {
 	return files, nil
 }
 
+// Beside returns the group for a further process of the container that process
+// pid is of. On v2 that is pid's own, which may be below g: an init process
+// that gives controllers to groups of its own has left g, and nothing can be in
+// g itself from then on (cgroup-v2.rst, "No Internal Process Constraint").
+func (g *Group) Beside(pid int) (*Group, error) {
+	if !g.unified {
+		return g, nil
+	}
+	own, err := Of(pid)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errdefs.ErrNotFound) {
+		return g, nil // it has ended: joining its namespaces says so better
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range own.places {
+		if p.v2 && strings.HasPrefix(p.dir, g.places[0].dir+"/") {
+			return &Group{unified: true, places: []place{p}}, nil
+		}
+	}
+	return g, nil // also if it has been moved elsewhere
+}
+
 // Dir opens the group's directory for CLONE_INTO_CGROUP (clone(2), Linux 5.7;
 // syscall.SysProcAttr.CgroupFD): a process that starts in the group does not
 // wait as one that joins it does. nil on cgroup v1, which does not have that.
