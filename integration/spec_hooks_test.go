@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 deprecated hooks are run, too
+
 package integration
 
 import (
@@ -30,7 +32,7 @@ func addHook(s *specs.Spec, kind string, h specs.Hook) {
 		s.Hooks = &specs.Hooks{}
 	}
 	list := map[string]*[]specs.Hook{
-		"prestart": &s.Hooks.Prestart, "createRuntime": &s.Hooks.CreateRuntime, "createContainer": &s.Hooks.CreateContainer, //nolint:staticcheck // deprecated, but in use
+		"prestart": &s.Hooks.Prestart, "createRuntime": &s.Hooks.CreateRuntime, "createContainer": &s.Hooks.CreateContainer,
 		"startContainer": &s.Hooks.StartContainer, "poststart": &s.Hooks.Poststart, "poststop": &s.Hooks.Poststop,
 	}[kind]
 	*list = append(*list, h)

@@ -149,6 +149,27 @@ var hostiles = []hostile{
 	{name: "seccomp-architecture", refused: true, spec: func(_ *shown, s *specs.Spec, evil string) {
 		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.Arch("SCMP_ARCH_X86_64" + evil)}}
 	}},
+	{name: "network-device", refused: true, flaw: "does not know it", spec: func(_ *shown, s *specs.Spec, evil string) {
+		s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"lo": {Name: "../../x" + evil}}
+	}},
+	{name: "class-of-resctrl", refused: true, spec: func(_ *shown, s *specs.Spec, _ string) {
+		s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "../../../../tmp/evil"}
+	}},
+	{name: "memory-policy", refused: true, flaw: "does not know it", spec: func(_ *shown, s *specs.Spec, evil string) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0" + evil}
+	}},
+	{name: "time-offset", refused: true, flaw: "does not know it", spec: func(_ *shown, s *specs.Spec, evil string) {
+		setNamespace(s, specs.TimeNamespace, "")
+		s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime" + evil: {Secs: 1}}
+	}},
+	{name: "exec-affinity", refused: true, flaw: "does not know it", spec: func(_ *shown, s *specs.Spec, evil string) {
+		s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0" + evil}
+	}},
+	{name: "seccomp-listener", refused: true, spec: func(_ *shown, s *specs.Spec, evil string) {
+		s.Linux.Seccomp = &specs.LinuxSeccomp{
+			DefaultAction: specs.ActAllow, ListenerPath: "/run/no" + evil, Syscalls: []specs.LinuxSyscall{{Names: []string{"getsid"}, Action: specs.ActNotify}},
+		}
+	}},
 	{name: "hook", refused: true, spec: func(x *shown, s *specs.Spec, evil string) {
 		addHook(s, "createRuntime", specs.Hook{Path: filepath.Join(x.dir, "no") + evil})
 	}},

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 deprecated properties are refused, not forgotten
+
 package integration
 
 import (
