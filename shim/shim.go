@@ -89,6 +89,8 @@ func (c *command) run(ctx context.Context) error {
 		return nil
 	case c.info:
 		return info(os.Stdin, os.Stdout)
+	case c.verb == "gc":
+		return gc(ctx, os.Stdout)
 	case c.namespace == "":
 		return fmt.Errorf("-namespace is required: %w", errdefs.ErrInvalidArgument)
 	case c.id == "":
@@ -104,7 +106,7 @@ func (c *command) run(ctx context.Context) error {
 	case "":
 		return c.serve(ctx)
 	default:
-		return fmt.Errorf("verb %q is not one of start, delete: %w", c.verb, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("verb %q is not one of start, delete, gc: %w", c.verb, errdefs.ErrInvalidArgument)
 	}
 }
 

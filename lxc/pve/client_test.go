@@ -27,6 +27,7 @@ func TestErrorsOfPctTellTheirClassInOneLine(t *testing.T) {
 		"no quorum":           {answer{Stderr: "cluster not ready - no quorum?\n", Code: 255}, errdefs.ErrUnavailable, ""},
 		"pmxcfs is down":      {answer{Stderr: "ipcc_send_rec[1] failed: Connection refused\nUnable to load access control list: Connection refused\n", Code: 111}, errdefs.ErrUnavailable, ""},
 		"lock timeout":        {answer{Stderr: "trying to acquire lock...\ncan't lock file '/run/lock/lxc/pve-config-7101.lock' - got timeout\n", Code: 255}, errdefs.ErrUnavailable, "pct start 7101: exit status 255: can't lock file '/run/lock/lxc/pve-config-7101.lock' - got timeout"},
+		"lock timeout of set": {answer{Stderr: "trying to acquire lock...can't lock file '/x' - got timeout\n", Code: 4}, errdefs.ErrUnavailable, "pct start 7101: exit status 4: can't lock file '/x' - got timeout"},
 		"parameters":          {answer{Stderr: parameter, Code: 2}, errdefs.ErrInvalidArgument, "pct start 7101: exit status 2: 400 Parameter verification failed.; vmid: type check ('integer') failed - got 'abc'"},
 		"storage is full":     {answer{Stderr: "unable to create CT 7101 - no space: No space left on device\n", Code: 255}, errdefs.ErrResourceExhausted, ""},
 		"not root":            {answer{Stderr: "please run as root\n", Code: 255}, errdefs.ErrPermissionDenied, ""},

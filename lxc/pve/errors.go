@@ -39,6 +39,7 @@ func newError(verb string, vmid, code int, out Output) *Error {
 	// blanks, on stderr.
 	for _, text := range []string{out.Stderr, out.Stdout} {
 		for line := range strings.SplitSeq(last(text, maxLines), "; ") {
+			line = strings.TrimSpace(strings.TrimPrefix(line, "trying to acquire lock..."))
 			if line != "" && !usage(line) && !slices.Contains(e.Lines, line) {
 				e.Lines = append(e.Lines, line)
 			}
@@ -48,9 +49,9 @@ func newError(verb string, vmid, code int, out Output) *Error {
 	return e
 }
 
-// usage lines and the like tell no cause.
+// usage lines tell no cause.
 func usage(line string) bool {
-	return strings.HasPrefix(line, "pct ") && strings.HasSuffix(line, "[OPTIONS]") || strings.HasPrefix(line, "trying to acquire lock")
+	return strings.HasPrefix(line, "pct ") && strings.HasSuffix(line, "[OPTIONS]")
 }
 
 // lies says whether a verb answers 0 although its worker failed.

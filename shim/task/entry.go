@@ -195,9 +195,9 @@ func writeNote(path string, b []byte) error {
 }
 
 // lxcRequest turns a Create request into what package lxc needs.
-func (s *Service) lxcRequest(_ context.Context, r *taskAPI.CreateTaskRequest) (lxc.Request, error) {
+func (s *Service) lxcRequest(ctx context.Context, r *taskAPI.CreateTaskRequest) (lxc.Request, error) {
 	e := s.entry(r.ID)
-	host, err := s.host(e)
+	host, err := s.host(ctx, e)
 	if err != nil {
 		return lxc.Request{}, err
 	}

@@ -1,6 +1,7 @@
 package task
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -41,7 +42,7 @@ func hostKind(c *config.Config) string {
 	}
 }
 
-func (s *Service) host(e *entry) (h host, err error) {
+func (s *Service) host(ctx context.Context, e *entry) (h host, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return h, err
@@ -55,7 +56,7 @@ func (s *Service) host(e *entry) (h host, err error) {
 	}
 	if e.state.Host == config.HostPVE {
 		h.broadcast = broadcast(e.config.LXC.PVE.ExitStatus)
-		h.Host, err = s.pveHost(e, path)
+		h.Host, err = s.pveHost(ctx, e, path)
 		return h, err
 	}
 	if err := refuseOnNative(e.spec.Annotations); err != nil {
@@ -119,11 +120,12 @@ const (
 )
 
 // pveHost is the Proxmox node that this machine is.
-func (s *Service) pveHost(e *entry, helperPath string) (lxc.Host, error) {
+func (s *Service) pveHost(ctx context.Context, e *entry, helperPath string) (lxc.Host, error) {
 	node, err := pve.Local(markers(e.config.StateDir))
 	if err != nil {
 		return nil, err
 	}
+	collectAfterBoot(ctx, node)
 	settings, err := pveSettings(&e.config.LXC.PVE, e.spec.Annotations)
 	if err != nil {
 		return nil, err
