@@ -76,7 +76,7 @@ var resources = []scenario{
 			s.start()
 			s.note("pause", s.Pause(s.ctx))
 			s.kill(uint32(unix.SIGKILL))
-			if s.cgroup1() && s.Runtime.Name != "lxc" {
+			if s.cgroup1() && s.Runtime.Backend != "lxc" {
 				// The v1 freezer holds killed processes back; crun leaves it
 				// so, LXC containers are thawed, as runc's.
 				assert.NoError(s.t, s.Resume(s.ctx))

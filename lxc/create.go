@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -37,6 +38,7 @@ type Request struct {
 	OpenIO *sync.WaitGroup
 	Host   Host
 	Joiner *helper.Joiner // starts execs
+	UserNS UserNS
 	// Broadcast takes the exit status from lxc-monitord, where the kernel does
 	// not keep it (pidfd.KeepsStatus).
 	Broadcast bool
@@ -54,9 +56,11 @@ const connectTimeout = 60 * time.Second
 // creation is a container on its way; undo takes back what was done so far.
 type creation struct {
 	*Container
-	cgroup string // below the root of each hierarchy
-	unit   *Unit  // nil without systemd
-	undo   []func(context.Context) error
+	cgroup  string              // below the root of each hierarchy
+	unit    *Unit               // nil without systemd
+	users   map[string]*os.File // user namespaces by their mapping; nil before resolveIDs
+	mounted bool                // the snapshot is, or was tried to
+	undo    []func(context.Context) error
 }
 
 func (c *creation) onFailure(f func(context.Context) error) { c.undo = append(c.undo, f) }
@@ -75,6 +79,7 @@ func Create(ctx context.Context, r Request) (_ *Container, retErr error) {
 		do   func(context.Context) error
 	}{
 		{"translate", c.translate},
+		{"userns", c.resolveIDs},
 		{"cgroup", c.limit},
 		{"mount", c.mount},
 		{"stdio", c.openIO},
@@ -101,19 +106,6 @@ func Create(ctx context.Context, r Request) (_ *Container, retErr error) {
 
 func (c *creation) translate(ctx context.Context) (err error) {
 	c.spec = c.request.Spec
-	if c.plan, err = oci.Translate(c.request.Bundle, c.spec); err != nil {
-		return err
-	}
-	if err := checkHost(c.plan); err != nil {
-		return err
-	}
-	for _, w := range append(c.plan.Warnings, oci.MissingCapabilities(c.plan.Process, ownCapabilities())...) {
-		log.G(ctx).WithField("id", c.request.ID).Warn(w)
-	}
-	if err := c.placeCgroup(); err != nil {
-		return err
-	}
-	c.Init = newProcess("", c.plan.Process, c.request.Stdio)
 	c.record = Record{
 		Bundle:   c.request.Bundle,
 		StateDir: c.request.StateDir,
@@ -121,19 +113,53 @@ func (c *creation) translate(ctx context.Context) (err error) {
 	if len(c.request.Rootfs) > 0 {
 		c.record.Rootfs = filepath.Join(c.request.Bundle, "rootfs")
 	}
-	return c.request.Save(c.record)
+	if err := c.setPlan(c.spec); err != nil {
+		return err
+	}
+	if err := c.placeCgroup(); err != nil {
+		return err
+	}
+	if err := c.request.Save(c.record); err != nil {
+		return err
+	}
+	if err := c.ownUserNamespace(ctx); err != nil {
+		return err
+	}
+	for _, w := range append(c.plan.Warnings, oci.MissingCapabilities(c.plan.Process, c.capabilities())...) {
+		log.G(ctx).WithField("id", c.request.ID).Warn(w)
+	}
+	return nil
+}
+
+// setPlan makes the plan of a spec the container's.
+func (c *creation) setPlan(spec *specs.Spec) (err error) {
+	if c.plan, err = oci.Translate(c.request.Bundle, spec); err != nil {
+		return err
+	}
+	if err := checkHost(c.plan); err != nil {
+		return err
+	}
+	if c.plan.UserNamespace() && !c.canUserNS() {
+		return fmt.Errorf("linux.namespaces: a user namespace is not supported on Proxmox VE yet: %w", errdefs.ErrNotImplemented)
+	}
+	c.Init = newProcess("", c.plan.Process, c.request.Stdio)
+	return nil
 }
 
 // mount mounts the snapshot, as every shim does.
 func (c *creation) mount(ctx context.Context) error {
-	if c.record.Rootfs == "" {
+	if c.record.Rootfs == "" || c.mounted {
 		return nil
 	}
+	return c.mountWith(func() error { return mount.All(c.request.Rootfs, c.record.Rootfs) })
+}
+
+func (c *creation) mountWith(mountAll func() error) error {
 	if err := os.Mkdir(c.record.Rootfs, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	c.onFailure(func(context.Context) error { return mount.UnmountRecursive(c.record.Rootfs, 0) })
-	if err := mount.All(c.request.Rootfs, c.record.Rootfs); err != nil {
+	if err := mountAll(); err != nil {
 		return fmt.Errorf("failed to mount rootfs component: %w", err)
 	}
 	return nil
@@ -156,6 +182,9 @@ func (c *creation) boot(ctx context.Context) error {
 		return err
 	}
 	defer listener.Close()
+	if err := c.openBase(listener); err != nil {
+		return err
+	}
 	err = c.request.Host.Reserve(ctx, c.config(), &c.record, func() error { return c.request.Save(c.record) })
 	if err != nil {
 		return err
@@ -259,8 +288,13 @@ func (c *creation) build(ctx context.Context) (err error) {
 	if err = adjust(c.Init.pid, c.plan.Process); err != nil {
 		return err
 	}
-	c.root, err = rootfs.BuildWith(ctx, rootfs.Target{PID: c.Init.pid, PIDFD: c.Init.pidfd}, c.plan, c.createHooks(ctx))
-	return err
+	target, err := c.target(ctx)
+	if err != nil {
+		return err
+	}
+	c.root, err = rootfs.BuildWith(ctx, target, c.plan, c.createHooks(ctx))
+	c.closeUsers()
+	return errors.Join(err, closeContexts(target))
 }
 
 // setOOMScoreAdj writes process.oomScoreAdj (proc_pid_oom_score_adj(5));
@@ -296,6 +330,9 @@ func (c *creation) prepare(ctx context.Context) error {
 	defer done()
 	if err := c.conn.Run(ctx, ops, all...); err != nil {
 		return fmt.Errorf("unable to start container process: error during container init: %w", err)
+	}
+	if err := c.setLimits(p.pid, p.spec); err != nil {
+		return err
 	}
 	p.closeEnds(files)
 	return nil

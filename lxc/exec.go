@@ -26,6 +26,9 @@ func (c *Container) Exec(id string, spec *specs.Process, s Stdio) (*Process, err
 	}
 	process := oci.ExecProcess(c.plan.Process, spec)
 	process.Terminal = s.Terminal
+	if err := c.plan.CheckProcessIDs(process); err != nil {
+		return nil, err
+	}
 	return newProcess(id, process, s), nil
 }
 
@@ -48,7 +51,7 @@ func (c *Container) StartExec(ctx context.Context, p *Process) (retErr error) {
 	if err := checkLabels(p.spec); err != nil {
 		return fmt.Errorf("OCI runtime exec failed: %w", err)
 	}
-	for _, w := range oci.MissingCapabilities(p.spec, ownCapabilities()) {
+	for _, w := range oci.MissingCapabilities(p.spec, c.capabilities()) {
 		log.G(ctx).WithField("id", c.ID()).WithField("exec", p.ID).Warn(w)
 	}
 	if err := c.openIO(ctx, p); err != nil {
@@ -119,10 +122,11 @@ func (c *Container) join(ctx context.Context, p *Process, stdio []*os.File) (*he
 
 // become lets the process that has joined become the program.
 func (c *Container) become(ctx context.Context, joined *helper.Joined, p *Process, start []initop.Op) error {
-	err := c.record.IntelRdt.Join(joined.Child.Pid())
-	if err == nil {
-		err = adjust(joined.Child.Pid(), p.spec)
-	}
+	err := errors.Join(
+		c.record.IntelRdt.Join(joined.Child.Pid()),
+		adjust(joined.Child.Pid(), p.spec),
+		c.setLimits(joined.Child.Pid(), p.spec),
+	)
 	if err == nil {
 		joined.Notify = c.listenerOf(joined.Child.Pid(), specs.StateRunning)
 		err = joined.Exec(ctx, start)
@@ -158,7 +162,12 @@ func joinOps(stdio int, groups []*os.File, affinity []initop.Op, namespaces int)
 		ops = append(ops, initop.JoinCgroup(initop.FD(stdio+1+i)))
 	}
 	ops = append(ops, affinity...) // the group may have changed what was there before
-	return append(ops, initop.SetNS(initop.FD(stdio), namespaces), initop.Fork(), initop.SessionKeyring())
+	ops = append(ops, initop.SetNS(initop.FD(stdio), namespaces))
+	if namespaces&unix.CLONE_NEWUSER != 0 {
+		// setns(2) gives capabilities, but no ids of the namespace.
+		ops = append(ops, initop.SetGroups(nil), initop.SetGID(0), initop.SetUID(0))
+	}
+	return append(ops, initop.Fork(), initop.SessionKeyring())
 }
 
 // namespaces in which the container is not with the shim.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc/base"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/idrange"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/netdev"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/pidfd"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/resctrl"
@@ -38,6 +39,9 @@ type Record struct {
 	IntelRdt *resctrl.Group `json:"intelRdt,omitempty"`
 	// NetDevices of the host that are in the container.
 	NetDevices []netdev.Device `json:"netDevices,omitempty"`
+	// IDRange is what the container's own user namespace maps, if the spec has
+	// none (UserNS).
+	IDRange *idrange.Range `json:"idRange,omitempty"`
 
 	// On Proxmox.
 	Node      string `json:"node,omitempty"`
@@ -162,5 +166,8 @@ func (r *Record) remove(ctx context.Context) error {
 	if r.Rootfs != "" {
 		errs = append(errs, mount.UnmountRecursive(r.Rootfs, 0))
 	}
-	return errors.Join(append(errs, r.removeFromHost(ctx))...)
+	if err := errors.Join(append(errs, r.removeFromHost(ctx))...); err != nil || r.IDRange == nil {
+		return err
+	}
+	return r.IDRange.Free()
 }

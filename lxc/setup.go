@@ -3,6 +3,7 @@ package lxc
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"sync"
 
@@ -28,15 +29,25 @@ func (c *Container) processOptions(p *Process) oci.ProcessOptions {
 		Personality: c.plan.Personality, MemoryPolicy: c.plan.MemoryPolicy,
 		Procfs: fdStderr + 1, AppArmorAttr: appArmorAttr(),
 		Home:      func() string { return c.home(p.spec.User.UID) },
-		Available: ownCapabilities(),
+		Available: c.capabilities(),
 	}
 	if o.Terminal {
 		o.Procfs = fdStdin + 1
 	}
+	o.LimitsOutside = c.plan.UserNamespace()
 	if f := c.plan.Filter; f != nil {
 		o.Seccomp, o.SeccompFlags = f.Program, f.Flags
 	}
 	return o
+}
+
+// capabilities are what a process of the container can be given: in a user
+// namespace there are all, whatever the shim has.
+func (c *Container) capabilities() uint64 {
+	if c.plan.UserNamespace() {
+		return math.MaxUint64
+	}
+	return ownCapabilities()
 }
 
 // ownCapabilities are what the shim can give away: its bounding set, as
@@ -54,9 +65,9 @@ var ownCapabilities = sync.OnceValue(func() uint64 {
 // openIO connects the process with containerd's end. The pipes are the
 // user's, so that it may open /dev/stdout again.
 func (c *Container) openIO(ctx context.Context, p *Process) (err error) {
-	uid, gid := c.request.IOUID, c.request.IOGID
-	if uid == 0 && gid == 0 {
-		uid, gid = p.spec.User.UID, p.spec.User.GID
+	uid, gid := c.hostOwner(p.spec.User)
+	if c.request.IOUID != 0 || c.request.IOGID != 0 {
+		gid = c.request.IOGID // runc leaves the group, and gives them to the user
 	}
 	p.io, err = stdio.Open(ctx, stdio.Config{
 		ID: c.ID(), Namespace: c.request.Namespace,

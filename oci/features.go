@@ -24,7 +24,7 @@ func Features() *features.Features {
 			Apparmor:        &features.Apparmor{Enabled: &yes},
 			Selinux:         &features.Selinux{Enabled: &yes},
 			MemoryPolicy:    &features.MemoryPolicy{Modes: names(sortedKeys(memoryModes)), Flags: names(sortedKeys(memoryFlags))},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &yes},
 		},
 		PotentiallyUnsafeConfigAnnotations: []string{"io.nexcage."},
@@ -38,20 +38,13 @@ func supportedHooks() (names []string) {
 	return names
 }
 
-func supportedMountOptions() (names []string) {
-	for _, name := range sortedKeys(mountOptions) {
-		if mountOptions[name].refused == "" {
-			names = append(names, name)
-		}
-	}
-	return names
+func supportedMountOptions() []string {
+	return sortedKeys(mountOptions)
 }
 
 func supportedNamespaces() (names []string) {
 	for _, n := range namespaceTypes {
-		if n.refused == "" {
-			names = append(names, string(n.oci))
-		}
+		names = append(names, string(n.oci))
 	}
 	return names
 }

@@ -16,7 +16,11 @@ import (
 func TestFeaturesAreHonoured(t *testing.T) {
 	f := Features()
 	for _, o := range f.MountOptions {
-		_, err := Translate(bundleDir, minimal(mounts(specs.Mount{Destination: "/x", Type: "tmpfs", Source: "/src", Options: []string{o}})))
+		m := specs.Mount{Destination: "/x", Type: "tmpfs", Source: "/src", Options: []string{o}}
+		if mountOptions[o].idmap {
+			m = specs.Mount{Destination: "/x", Source: "/src", Options: []string{"bind", o}, UIDMappings: idRange(0, 100000, 1), GIDMappings: idRange(0, 100000, 1)}
+		}
+		_, err := Translate(bundleDir, minimal(mounts(m)))
 		assert.NoError(t, err, o)
 	}
 	for _, name := range f.Hooks {
@@ -32,6 +36,10 @@ func TestFeaturesAreHonoured(t *testing.T) {
 		if name != "mount" {
 			list = append(list, newNS("mount"))
 		}
+		if name == "user" {
+			translate(t, userNS(IDMap{UIDs: idRange(0, 100000, 65536), GIDs: idRange(0, 100000, 65536)}))
+			continue
+		}
 		translate(t, namespaces(list...))
 	}
 	_, warnings := capabilitiesOf(&specs.LinuxCapabilities{Bounding: f.Linux.Capabilities})
@@ -41,10 +49,9 @@ func TestFeaturesAreHonoured(t *testing.T) {
 func TestFeaturesOfWhichClientsDepend(t *testing.T) {
 	f := Features()
 	assert.Contains(t, f.MountOptions, "rro", "containerd's CRI and its tests look for it")
-	assert.NotContains(t, f.MountOptions, "idmap")
-	assert.False(t, *f.Linux.MountExtensions.IDMap.Enabled)
-	assert.NotContains(t, f.Linux.Namespaces, "user")
 	assert.Equal(t, []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}, f.Hooks)
+	assert.True(t, *f.Linux.MountExtensions.IDMap.Enabled, "the kubelet's user namespaces need it")
+	assert.Contains(t, f.Linux.Namespaces, "user")
 	assert.Len(t, f.Linux.Capabilities, 41)
 }
 

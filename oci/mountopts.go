@@ -21,16 +21,12 @@ type mountOption struct {
 	// it.
 	fs, noFS string
 
-	bind, rbind, remount, copyUp bool
-
-	refused string // why the backend does not have it
+	bind, rbind, remount, copyUp, idmap bool
 }
 
 // atime is a field, not a bit: 0 is relatime. mount_setattr(2) wants all of
 // it cleared whenever a part is set.
 const atime = unix.MOUNT_ATTR__ATIME
-
-const noIDMap = "is not supported by the LXC backend yet"
 
 // mountOptions are the options that mean the same for every file system. Any
 // other is the file system's own.
@@ -45,8 +41,8 @@ var mountOptions = func() map[string]mountOption {
 		"remount": {remount: true},
 
 		"tmpcopyup": {copyUp: true},
-		"idmap":     {refused: noIDMap},
-		"ridmap":    {refused: noIDMap},
+		"idmap":     {idmap: true},
+		"ridmap":    {idmap: true, rec: true},
 
 		"sync":       {fs: "sync"},
 		"async":      {noFS: "sync"},

@@ -30,10 +30,7 @@ func (in input) mount(i int, m specs.Mount) (Mount, error) {
 	if err := checkMountStrings(path, m); err != nil {
 		return Mount{}, err
 	}
-	o, err := parseMountOptions(path, m.Options)
-	if err != nil {
-		return Mount{}, err
-	}
+	o := parseMountOptions(m.Options)
 	t := Mount{
 		Index:       i,
 		Destination: filepath.Clean("/" + m.Destination),
@@ -49,18 +46,12 @@ func (in input) mount(i int, m specs.Mount) (Mount, error) {
 	if err := in.kindOf(path, &t, m, o); err != nil {
 		return Mount{}, err
 	}
-	return t, nil
+	return t, in.mountIDMap(path, &t, m, o)
 }
 
 func checkMountStrings(path string, m specs.Mount) error {
 	if m.Destination == "" {
 		return invalid(path+".destination", nil, "is required")
-	}
-	if len(m.UIDMappings) > 0 {
-		return notImplemented(path+".uidMappings", nil, noIDMap)
-	}
-	if len(m.GIDMappings) > 0 {
-		return notImplemented(path+".gidMappings", nil, noIDMap)
 	}
 	for _, f := range [][2]string{{".destination", m.Destination}, {".source", m.Source}, {".type", m.Type}} {
 		if err := noNUL(path+f[0], f[1]); err != nil {
@@ -120,25 +111,23 @@ type parsedOptions struct {
 	mount, tree                  attributes
 	propagation                  []uint64
 	bind, rbind, remount, copyUp bool
+	idmap, ridmap                bool
 
 	fs   map[string]bool // sync and the like: whether they are wanted
 	data []FSOption      // what is the file system's own
 }
 
-func parseMountOptions(path string, options []string) (parsedOptions, error) {
+func parseMountOptions(options []string) parsedOptions {
 	p := parsedOptions{fs: map[string]bool{}}
-	for i, name := range options {
+	for _, name := range options {
 		o, known := mountOptions[name]
-		switch {
-		case o.refused != "":
-			return p, notImplemented(at(path+".options", i), name, o.refused)
-		case known:
+		if known {
 			p.apply(o)
-		default:
+		} else {
 			p.data = append(p.data, parseFSOptions(name)...)
 		}
 	}
-	return p, nil
+	return p
 }
 
 func (p *parsedOptions) apply(o mountOption) {
@@ -160,6 +149,8 @@ func (p *parsedOptions) apply(o mountOption) {
 	p.rbind = p.rbind || o.rbind
 	p.remount = p.remount || o.remount
 	p.copyUp = p.copyUp || o.copyUp
+	p.idmap = p.idmap || o.idmap
+	p.ridmap = p.ridmap || o.idmap && o.rec
 }
 
 // fsData are the options for a new file system, which has none of the flags

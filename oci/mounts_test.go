@@ -3,7 +3,6 @@ package oci
 import (
 	"testing"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -140,7 +139,11 @@ func TestEveryMountOptionOfTheSpecIsKnown(t *testing.T) {
 }
 
 func TestMountsThatAreRefused(t *testing.T) {
-	idmap := []specs.LinuxIDMapping{{Size: 1}}
+	one := idRange(0, 100000, 1)
+	own := func(m specs.Mount, uids, gids []specs.LinuxIDMapping) func(*specs.Spec) {
+		m.UIDMappings, m.GIDMappings = uids, gids
+		return mounts(m)
+	}
 	testRefused(t, []refusedCase{
 		{"no destination", mounts(specs.Mount{Type: "tmpfs"}), "mounts[0].destination: is required", nil},
 		{"the root", mounts(tmpfs(), specs.Mount{Destination: "/a/..", Type: "tmpfs"}), `mounts[1].destination: "/a/.." is the root file system itself`, nil},
@@ -150,10 +153,13 @@ func TestMountsThatAreRefused(t *testing.T) {
 		{"sync of a bind mount", mounts(bind("sync")), `mounts[0].options: "sync" belongs to the file system: a bind mount can not have it`, nil},
 		{"tmpcopyup of a bind mount", mounts(bind("tmpcopyup")), `mounts[0].options: "tmpcopyup" is for tmpfs, not for a bind mount`, nil},
 		{"tmpcopyup elsewhere", mounts(specs.Mount{Destination: "/x", Type: "ext4", Options: []string{"tmpcopyup"}}), `mounts[0].options: "tmpcopyup" is for tmpfs, not for "ext4"`, nil},
-		{"idmap", mounts(bind("ro", "idmap")), `mounts[0].options[2]: "idmap" is not supported by the LXC backend yet`, errdefs.ErrNotImplemented},
-		{"ridmap", mounts(bind("ridmap")), `mounts[0].options[1]: "ridmap" is not supported by the LXC backend yet`, errdefs.ErrNotImplemented},
-		{"uidMappings", mounts(specs.Mount{Destination: "/x", UIDMappings: idmap}), "mounts[0].uidMappings: is not supported by the LXC backend yet", errdefs.ErrNotImplemented},
-		{"gidMappings", mounts(specs.Mount{Destination: "/x", GIDMappings: idmap}), "mounts[0].gidMappings: is not supported by the LXC backend yet", errdefs.ErrNotImplemented},
+		{"idmap without a mapping", mounts(bind("ro", "idmap")), `mounts[0].options: "idmap" needs uidMappings and gidMappings, or a user namespace to take them from`, nil},
+		{"ridmap without a mapping", mounts(bind("ridmap")), `mounts[0].options: "idmap" needs uidMappings and gidMappings, or a user namespace to take them from`, nil},
+		{"idmap of a tmpfs", mounts(tmpfs("idmap")), "mounts[0].options: are for bind mounts: ids are mapped in no other", nil},
+		{"mappings of a tmpfs", own(tmpfs(), one, one), "mounts[0].uidMappings: are for bind mounts: ids are mapped in no other", nil},
+		{"uids alone", own(bind(), one, nil), "mounts[0].uidMappings: uidMappings and gidMappings need each other", nil},
+		{"gids alone", own(bind("idmap"), nil, one), "mounts[0].gidMappings: uidMappings and gidMappings need each other", nil},
+		{"overlap", own(bind(), one, append(idRange(0, 0, 5), idRange(4, 10, 1)...)), "mounts[0].gidMappings[1].containerID: 4 overlaps with mounts[0].gidMappings[0]", nil},
 		{"NUL in destination", mounts(specs.Mount{Destination: "/\x00"}), `mounts[0].destination: "/\x00" has a NUL byte`, nil},
 		{"NUL in source", mounts(specs.Mount{Destination: "/x", Source: "\x00"}), `mounts[0].source: "\x00" has a NUL byte`, nil},
 		{"NUL in type", mounts(specs.Mount{Destination: "/x", Type: "\x00"}), `mounts[0].type: "\x00" has a NUL byte`, nil},

@@ -11,8 +11,6 @@ import (
 type namespaceType struct {
 	oci specs.LinuxNamespaceType
 	lxc string // its name in an LXC configuration
-	// refused says why the backend has no such namespace, "" if it has.
-	refused string
 	// noJoin says why it can not be given by path, "" if it can.
 	noJoin string
 	// helper says that the helper makes or joins it, not LXC.
@@ -24,7 +22,7 @@ var namespaceTypes = []namespaceType{
 	{oci: specs.PIDNamespace, lxc: "pid"},
 	{oci: specs.UTSNamespace, lxc: "uts"},
 	{oci: specs.IPCNamespace, lxc: "ipc"},
-	{oci: specs.UserNamespace, lxc: "user", refused: "is not supported by the LXC backend yet"},
+	{oci: specs.UserNamespace, lxc: "user"},
 	{oci: specs.NetworkNamespace, lxc: "net"},
 	// The root of a new cgroup namespace is the group that the process is in,
 	// so that the helper makes it when it has joined the container's. Offsets
@@ -77,8 +75,6 @@ func checkNamespace(path string, ns specs.LinuxNamespace) error {
 			types[i] = t.oci
 		}
 		return notOneOf(path+".type", ns.Type, types)
-	case n.refused != "":
-		return notImplemented(path+".type", string(ns.Type), n.refused)
 	case ns.Path != "" && n.noJoin != "":
 		return notImplemented(path+".path", ns.Path, n.noJoin)
 	case ns.Path != "" && !filepath.IsAbs(ns.Path):

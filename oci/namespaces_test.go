@@ -77,7 +77,6 @@ func TestNamespacesThatAreRefused(t *testing.T) {
 		},
 		{"relative time", namespaces(newNS("mount"), joinNS("time", "t")), `linux.namespaces[1].path: "t" is not an absolute path`, nil},
 		{"NUL in cgroup", namespaces(newNS("mount"), joinNS("cgroup", "/\x00")), `linux.namespaces[1].path: "/\x00" has a NUL byte`, nil},
-		{"user", namespaces(newNS("mount"), newNS("user")), `linux.namespaces[1].type: "user" is not supported by the LXC backend yet`, errdefs.ErrNotImplemented},
 		{"twice", namespaces(newNS("mount"), newNS("pid"), joinNS("pid", "/x")), `linux.namespaces[2].type: "pid" is there twice`, nil},
 		{"unknown", namespaces(newNS("net")), `linux.namespaces[0].type: "net" is not one of mount, pid, uts, ipc, user, network, cgroup, time`, nil},
 		{"relative", namespaces(newNS("mount"), joinNS("pid", "proc/1/ns/pid")), `linux.namespaces[1].path: "proc/1/ns/pid" is not an absolute path`, nil},

@@ -36,6 +36,9 @@ type Plan struct {
 
 	// Namespaces of the spec, by type. A type that is missing is the host's.
 	Namespaces map[specs.LinuxNamespaceType]Namespace
+	// IDMap is the mapping of the container's user namespace; the zero value
+	// if it has none, or (until SetIDMap) joins one and does not say it.
+	IDMap IDMap
 	// CgroupsPath is linux.cgroupsPath as given, in either form; may be "".
 	CgroupsPath string
 	// Resources of the spec with the device rules completed: they start from
@@ -132,8 +135,17 @@ type Mount struct {
 	// Data holds the options for the file system (fsconfig(2)).
 	Data []FSOption
 
+	// IDMap maps the ids of a bind mount, nil for none.
+	IDMap *MountIDMap
+
 	// TmpCopyUp copies what the image has at Destination into a tmpfs.
 	TmpCopyUp bool
+}
+
+// MountIDMap is how the ids of a mount are mapped.
+type MountIDMap struct {
+	Map       IDMap // the zero value is that of the container's user namespace
+	Recursive bool  // the mounts below it as well
 }
 
 // FSOption is one option of a file system: a flag, or key=value.

@@ -41,6 +41,9 @@ type ProcessOptions struct {
 	// Available are the capabilities that the runtime has, as 1<<CAP_x: no
 	// other is granted (see MissingCapabilities). 0 means all.
 	Available uint64
+	// LimitsOutside leaves process.rlimits to the caller (Rlimits): in a user
+	// namespace the process itself may not raise its hard limits.
+	LimitsOutside bool
 }
 
 // defaultUmask is what the other runtimes give a process whose spec has none.
@@ -120,14 +123,30 @@ func limitOps(p *specs.Process, o ProcessOptions) []initop.Op {
 	if m := o.MemoryPolicy; m != nil {
 		ops = append(ops, initop.Mempolicy(m.Mode, m.Nodes))
 	}
-	for _, l := range p.Rlimits {
-		ops = append(ops, initop.RLimit(rlimits[l.Type], l.Soft, l.Hard))
+	if !o.LimitsOutside {
+		for _, l := range Rlimits(p) {
+			ops = append(ops, initop.RLimit(l.Resource, l.Soft, l.Hard))
+		}
 	}
 	umask := uint32(defaultUmask)
 	if p.User.Umask != nil {
 		umask = *p.User.Umask
 	}
 	return append(ops, initop.Umask(umask), initop.TryChdir(p.Cwd))
+}
+
+// Rlimit is an element of process.rlimits.
+type Rlimit struct {
+	Resource   int // RLIMIT_
+	Soft, Hard uint64
+}
+
+// Rlimits are the limits of a process that CheckProcess found right.
+func Rlimits(p *specs.Process) (limits []Rlimit) {
+	for _, l := range p.Rlimits {
+		limits = append(limits, Rlimit{rlimits[l.Type], l.Soft, l.Hard})
+	}
+	return limits
 }
 
 const capSysAdmin = uint64(1) << unix.CAP_SYS_ADMIN

@@ -12,18 +12,12 @@ type refusal struct {
 	reason string
 }
 
-const (
-	notYet        = "is not supported by the LXC backend yet"
-	otherPlatform = "is for another platform than Linux"
-)
+const otherPlatform = "is for another platform than Linux"
 
 // refusals are the properties that are refused as a whole. Values and
 // elements that are refused of properties that are otherwise supported
 // (namespace types, hooks, mount options) are with those.
 var refusals = []refusal{
-	{"linux.uidMappings", func(s *specs.Spec) any { return list(s.Linux.UIDMappings) }, notYet},
-	{"linux.gidMappings", func(s *specs.Spec) any { return list(s.Linux.GIDMappings) }, notYet},
-
 	{"solaris", func(s *specs.Spec) any { return set(s.Solaris != nil) }, otherPlatform},
 	{"windows", func(s *specs.Spec) any { return set(s.Windows != nil) }, otherPlatform},
 	{"vm", func(s *specs.Spec) any { return set(s.VM != nil) }, otherPlatform},
@@ -46,8 +40,6 @@ func set(is bool) any {
 	}
 	return nil
 }
-
-func list[T any](l []T) any { return set(len(l) > 0) }
 
 func text(s string) any {
 	if s != "" {

@@ -36,6 +36,8 @@ var shownBy = map[string]string{
 	"mounts[].type":        "TestSpecMounts/mount-types",
 	"mounts[].source":      "TestSpecMounts/mount-types",
 	"mounts[].options":     "TestSpecMounts/recursive-attributes",
+	"mounts[].uidMappings": "TestIDMappedMounts/its-own-mapping",
+	"mounts[].gidMappings": "TestIDMappedMounts/its-own-mapping",
 
 	"hooks.prestart":                  "TestSpecHooks/prestart",
 	"hooks.prestart[].timeout":        "TestSpecHooks/prestart-takes-too-long",
@@ -75,6 +77,8 @@ var shownBy = map[string]string{
 
 	"linux.namespaces[].type": "TestSpecNamespaces/new-ipc",
 	"linux.namespaces[].path": "TestSpecNamespaces/joined-ipc",
+	"linux.uidMappings":       "TestUserNamespaceOfTheSpec",
+	"linux.gidMappings":       "TestUserNamespaceOfTheSpec",
 	"linux.sysctl":            "TestSpecRoot/sysctl",
 	"linux.cgroupsPath":       "TestSpecResources/cgroups-path",
 	"linux.devices":           "TestSpecRoot/devices",

@@ -77,6 +77,8 @@ func (p *Plan) checkSysctl(path, file string) error {
 		return invalid(path, nil, "belongs to no namespace: it would be the host's")
 	case !p.has(space):
 		return invalid(path, nil, "needs a %q namespace: it would be the host's", string(space))
+	case space == specs.UserNamespace:
+		return notImplemented(path, nil, "belongs to the user namespace, whose sysctls can not be set from outside")
 	}
 	return nil
 }

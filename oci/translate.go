@@ -42,6 +42,7 @@ var steps = []func(input, *Plan) error{
 	translateSeccomp,
 	translateHooks,
 	translateAnnotations,
+	translateIDMap,
 }
 
 // Translate checks a spec and translates it for LXC; bundle is the absolute

@@ -38,6 +38,20 @@ type Container struct {
 
 // NewContainer makes a container (metadata and snapshot, no task) of an image.
 func (w *World) NewContainer(ctx context.Context, rt Runtime, id, imageName string, opts ...oci.SpecOpts) (*Container, error) {
+	return w.newContainer(ctx, rt, id, imageName, func(i containerd.Image) containerd.NewContainerOpts {
+		return containerd.WithNewSnapshot(id, i)
+	}, opts...)
+}
+
+// NewRemapped is NewContainer with a snapshot whose files belong to the users
+// of a user namespace, as `ctr run --uidmap … --gidmap …` makes it.
+func (w *World) NewRemapped(ctx context.Context, rt Runtime, id, imageName string, ids []specs.LinuxIDMapping, opts ...oci.SpecOpts) (*Container, error) {
+	return w.newContainer(ctx, rt, id, imageName, func(i containerd.Image) containerd.NewContainerOpts {
+		return containerd.WithUserNSRemappedSnapshot(id, i, ids, ids)
+	}, append([]oci.SpecOpts{oci.WithUserNamespace(ids, ids)}, opts...)...)
+}
+
+func (w *World) newContainer(ctx context.Context, rt Runtime, id, imageName string, snapshot func(containerd.Image) containerd.NewContainerOpts, opts ...oci.SpecOpts) (*Container, error) {
 	ctx = w.Context(ctx)
 	img, err := w.Client.GetImage(ctx, imageName)
 	if err != nil {
@@ -48,7 +62,7 @@ func (w *World) NewContainer(ctx context.Context, rt Runtime, id, imageName stri
 		spec = append(spec, ociVersion(rt.SpecVersion))
 	}
 	_, err = w.Client.NewContainer(ctx, id,
-		containerd.WithImage(img), containerd.WithSnapshotter("overlayfs"), containerd.WithNewSnapshot(id, img),
+		containerd.WithImage(img), containerd.WithSnapshotter("overlayfs"), snapshot(img),
 		containerd.WithRuntime(rt.Type, rt.Options), containerd.WithNewSpec(spec...))
 	if err != nil {
 		return nil, fmt.Errorf("new container %s: %w", id, err)

@@ -209,7 +209,7 @@ func (w *World) parents() []string {
 	return []string{
 		"/run/containerd", "/run/containerd/fifo", "/run/containerd/s", "/run/containerd/runc",
 		"/run/containerd/runc/" + w.Namespace, "/run/crun", "/run/runc",
-		"/run/nexcage", "/run/nexcage/" + w.Namespace, "/run/nexcage/.engines", "/run/nexcage/.engines/usr-bin-crun.json", "/run/nexcage/.lxc", "/run/nexcage/.lxc/" + w.Namespace, "/run/nexcage/crun",
+		"/run/nexcage", "/run/nexcage/" + w.Namespace, "/run/nexcage/.engines", "/run/nexcage/.ids", "/run/nexcage/.engines/usr-bin-crun.json", "/run/nexcage/.lxc", "/run/nexcage/.lxc/" + w.Namespace, "/run/nexcage/crun",
 		"/run/nexcage/crun/" + w.Namespace, "/run/lxc", "/run/lxc/lock",
 		"/run/lxc/lock/run", "/run/lxc/lock/run/nexcage", "/run/lxc/lock/run/nexcage/.lxc", "/run/lxc/lock/run/nexcage/.lxc/" + w.Namespace,
 		"/run/nexcage/.pve", "/run/nexcage/.pve/last-vmid", "/run/nexcage/.pve/" + w.Namespace,

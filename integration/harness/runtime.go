@@ -1,6 +1,9 @@
 package harness
 
 import (
+	"fmt"
+	"os"
+
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 )
@@ -42,4 +45,25 @@ func Reference() Runtime {
 // Config are runtime options that replace the shim's configuration file.
 func Config(body string) *runtimeoptions.Options {
 	return &runtimeoptions.Options{ConfigBody: []byte(body)}
+}
+
+// UserNS is the LXC backend that gives each container a user namespace of its
+// own (lxc.userns). The ids are those of GiveIDs.
+func UserNS(keys string) Runtime {
+	body := "[routing]\ndefault_backend = \"lxc\"\n[lxc]\nuserns = \"auto\"\n" + keys
+	return Runtime{Name: "lxc-userns", Type: nexcage, Options: Config(body), Backend: "lxc"}
+}
+
+// First subordinate ids of root in a session, see GiveIDs.
+const FirstUID, FirstGID = 1000000, 500000000
+
+// GiveIDs gives root ranges of subordinate ids in the session's /etc.
+func GiveIDs(ranges int) error {
+	for path, first := range map[string]int{"/etc/subuid": FirstUID, "/etc/subgid": FirstGID} {
+		line := fmt.Sprintf("someone:1000:1\nroot:%d:%d\n", first, ranges*65536)
+		if err := os.WriteFile(path, []byte(line), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }

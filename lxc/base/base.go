@@ -36,6 +36,17 @@ func (d Dir) Make() error {
 	return os.WriteFile(d.join(initName), nil, 0o555)
 }
 
+// Own gives the directory to the root of a user namespace, which LXC works
+// with: uid and gid are what the host knows it as.
+func (d Dir) Own(uid, gid int) error {
+	for _, name := range []string{"", procName, rootName, devName} {
+		if err := os.Lchown(d.join(name), uid, gid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Lines configure LXC to start the helper on a base directory, which the host
 // makes its root. helper is the path of nexcage-init.
 func Lines(helper string) []lxcconf.Line {

@@ -51,6 +51,15 @@ func listenAt(dir int) (*net.UnixListener, error) {
 	return l, nil
 }
 
+// Own lets a process connect that is root in a user namespace: uid and gid are
+// what the host knows its root as.
+func (l *Listener) Own(uid, gid uint32) error {
+	if err := unix.Fchownat(int(l.dir.Fd()), socketName, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("owner of the helper's socket: %w", err)
+	}
+	return nil
+}
+
 // Accept waits for the helper, and removes the socket: a container that LXC
 // starts again by itself finds nobody. When ctx ends it returns its error.
 func (l *Listener) Accept(ctx context.Context) (*Conn, error) {

@@ -71,7 +71,9 @@ func (h *Host) Start(ctx context.Context, c Config) (_ *Instance, retErr error) 
 	}
 	defer out.Close()
 	cmd := exec.Command(h.LXCStart, "-F", "-n", c.Name, "-P", h.LXCPath)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	// No PATH: with newuidmap in it, LXC would have that write lxc.idmap, which
+	// refuses root what /etc/subuid does not list.
+	cmd.Env = []string{"LC_ALL=C"}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out
 	var monitor *child.Child

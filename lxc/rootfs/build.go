@@ -18,6 +18,7 @@ import (
 // Names in the base directory that LXC starts the container on.
 const (
 	baseRoot = "/root" // an empty directory: where the new root is built
+	baseDev  = "/dev"  // an empty directory: for device nodes, and for a moment the host's file system
 	baseProc = "/proc" // the procfs of the container's pid namespace
 )
 
@@ -26,6 +27,16 @@ const (
 type Target struct {
 	PID   int
 	PIDFD *os.File
+
+	// IDs is the mapping of its user namespace, the zero value if that is
+	// the shim's.
+	IDs oci.IDMap
+	// Contexts are what Contexts asks for, by place in plan.Mounts, opened
+	// by a process in its user namespace. They are used up.
+	Contexts map[int]*os.File
+	// Users are user namespaces with the mapping of each mount that has an
+	// IDMap, by place in plan.Mounts.
+	Users map[int]*os.File
 }
 
 // Build makes the file system that the plan describes, and makes it the root
@@ -87,7 +98,7 @@ type builder struct {
 func (b *builder) run() (*Root, error) {
 	for _, step := range []func() error{
 		b.openHost, b.joinAllButMount, b.prepare, // in the host's mount namespace
-		b.joinMount, b.writeSysctls, b.setNames, // in the container's
+		b.joinMount, b.writeSysctls, b.setNames, b.actAsRoot, // in the container's
 		b.attachRoot, b.placeMounts, b.populateDev, b.makeCwd, b.makeConsole, // below the new root
 		b.showHost, b.seal, b.protect, b.pivot, b.shareRoot,
 	} {
@@ -179,6 +190,8 @@ func (b *builder) joinMount() error {
 	defer base.close()
 	return setPropagation(base, unix.MS_PRIVATE|unix.MS_REC)
 }
+
+func (b *builder) actAsRoot() error { return actAsRootOf(b.plan.IDMap) }
 
 // attachRoot puts the clone of root.path where it can be built on.
 func (b *builder) attachRoot() error {

@@ -19,10 +19,17 @@ func (r *Root) Console(p *specs.Process, bind bool) (master, slave *os.File, err
 	if r.pts == nil {
 		return nil, nil, fmt.Errorf("process.terminal: the container has no devpts on /dev/pts: %w", errdefs.ErrFailedPrecondition)
 	}
-	if master, slave, err = r.openPty(); err != nil {
+	uid := p.User.UID
+	if ids := r.target.IDs; !ids.IsZero() {
+		var ok bool
+		if uid, ok = ids.HostUID(uid); !ok {
+			return nil, nil, fmt.Errorf("process.user.uid: %d is not mapped: %w", p.User.UID, errdefs.ErrInvalidArgument)
+		}
+	}
+	if master, slave, err = r.newPty(); err != nil {
 		return nil, nil, fmt.Errorf("process.terminal: %w", err)
 	}
-	if err = errors.Join(own(slave, p.User.UID), resize(master, p.ConsoleSize)); err == nil && bind {
+	if err = errors.Join(own(slave, uid), resize(master, p.ConsoleSize)); err == nil && bind {
 		err = r.bindConsole(slave)
 	}
 	if err != nil {
@@ -30,6 +37,22 @@ func (r *Root) Console(p *specs.Process, bind bool) (master, slave *os.File, err
 		return nil, nil, fmt.Errorf("process.terminal: %w", err)
 	}
 	return master, slave, nil
+}
+
+// newPty makes the terminal as the container's root, whose group it gets
+// where the devpts has none for all.
+func (r *Root) newPty() (master, slave *os.File, err error) {
+	if r.target.IDs.IsZero() {
+		return r.openPty()
+	}
+	err = onThread(func() error {
+		if err := actAsRootOf(r.target.IDs); err != nil {
+			return err
+		}
+		master, slave, err = r.openPty()
+		return err
+	})
+	return master, slave, err
 }
 
 // openPty needs Linux 4.13 (TIOCGPTPEER): the slave is opened through the
@@ -90,6 +113,9 @@ func (r *Root) bindConsole(slave *os.File) error {
 
 func (r *Root) mountConsole(root, pty handle) error {
 	if err := r.target.join(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	if err := actAsRootOf(r.target.IDs); err != nil {
 		return err
 	}
 	dest, _, err := ensure(root, consolePath, consoleFile)

@@ -10,9 +10,15 @@ import (
 	"github.com/cageforge/containerd-shim-nexcage/oci"
 )
 
+const ptmxPath = "/dev/ptmx"
+
 // populateDev makes the device nodes, and the links of every OCI /dev.
 func (b *builder) populateDev() error {
-	if err := b.makeDevices(); err != nil {
+	create := b.makeDevices
+	if !b.plan.IDMap.IsZero() {
+		create = b.makeNodes
+	}
+	if err := create(); err != nil {
 		return err
 	}
 	if b.plan.BoundDev {
@@ -61,7 +67,7 @@ func (b *builder) makeDevices() error {
 	var dirPath string
 	defer func() { dir.close() }()
 	for i, d := range b.plan.Devices {
-		if last[d.Path] != i || !b.plan.BoundDev && d.Path == "/dev/ptmx" {
+		if last[d.Path] != i || !b.plan.BoundDev && d.Path == ptmxPath {
 			continue
 		}
 		if parent := path.Dir(d.Path); parent != dirPath || dir == none {

@@ -14,5 +14,9 @@
 //
 // The package is for the LXC backend. It starts no process, does not know
 // LXC, and does not read the bundle: package oci did, and validated it. It
-// needs Linux 5.12 (mount_setattr(2)); user namespaces are not its business.
+// needs Linux 5.12 (mount_setattr(2)).
+//
+// In a container with a user namespace the host's root is nobody: its thread
+// creates files as the root of that namespace, without losing capabilities.
+// A file system is the namespace's if its context was opened there.
 package rootfs

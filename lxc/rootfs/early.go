@@ -6,10 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// baseDev is a directory of the base where the host's file system is attached
-// for a moment.
-const baseDev = "/dev"
-
 // cloneHost takes what beforePivot is to see of the host. Mounts that go away
 // on the host go away in it too.
 func (b *builder) cloneHost() (err error) {

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -37,11 +38,11 @@ func (b *builder) makeOnHost(i int) error {
 	var err error
 	switch {
 	case m.Kind == oci.MountBind:
-		if h, err = clone(unix.AT_FDCWD, m.Source, m.Recursive); err != nil {
-			return fmt.Errorf("mounts[%d].source: open %q: %w", m.Index, m.Source, err)
+		if h, err = cloneBind(m, b.target.Users[i]); err != nil {
+			return err
 		}
-	case m.Kind == oci.MountFS && namesHostPath(m):
-		if h, err = newFS(m, m.Data); err != nil {
+	case m.Kind == oci.MountFS && (namesHostPath(m) || b.revealing(m)):
+		if h, err = newFS(m, m.Data, nil); err != nil {
 			return fmt.Errorf("mounts[%d] (%q): %w", m.Index, m.Destination, err)
 		}
 	case m.Kind == oci.MountCgroup:
@@ -63,8 +64,16 @@ func namesHostPath(m *oci.Mount) bool {
 		slices.ContainsFunc(m.Data, func(o oci.FSOption) bool { return strings.Contains(o.Value, "/") })
 }
 
-// newFS makes a file system and a detached mount of it.
-func newFS(m *oci.Mount, options []oci.FSOption) (handle, error) {
+// revealing says that a file system can not be made in the mount namespace of
+// a user namespace: the kernel lets nobody mount a sysfs there who does not
+// see a whole one already (mount_too_revealing in fs/namespace.c).
+func (b *builder) revealing(m *oci.Mount) bool {
+	return m.Type == "sysfs" && !b.plan.IDMap.IsZero()
+}
+
+// newFS makes a file system and a detached mount of it, with a context that
+// was opened elsewhere unless that is nil.
+func newFS(m *oci.Mount, options []oci.FSOption, context *os.File) (handle, error) {
 	attr := (m.Set | m.RecSet) &^ sealedAttr(m)
 	if attr&unix.MOUNT_ATTR_RDONLY != 0 && namesHostPath(m) {
 		// A device that is read-only itself can not be mounted otherwise.
@@ -72,7 +81,7 @@ func newFS(m *oci.Mount, options []oci.FSOption) (handle, error) {
 		// only the mount is read-only.
 		options = append([]oci.FSOption{{Key: "ro", Flag: true}}, options...)
 	}
-	return superblock{fsType: m.Type, source: m.Source, options: options}.mount(attr)
+	return superblock{fsType: m.Type, source: m.Source, options: options, context: context}.mount(attr)
 }
 
 // sealedAttr returns the attributes that a mount gets only when everything
@@ -115,7 +124,7 @@ func (b *builder) place(i int, m *oci.Mount) error {
 	}
 	defer dest.close()
 	if !ready {
-		if tree, err = b.keep(b.makeInside(m, dest)); err != nil {
+		if tree, err = b.keep(b.makeInside(i, m, dest)); err != nil {
 			return err
 		}
 	}
@@ -126,14 +135,21 @@ func (b *builder) place(i int, m *oci.Mount) error {
 }
 
 // makeInside makes the detached mounts that depend on the container.
-func (b *builder) makeInside(m *oci.Mount, dest place) (handle, error) {
+func (b *builder) makeInside(i int, m *oci.Mount, dest place) (handle, error) {
 	if m.Kind == oci.MountProc {
 		return cloneProc(m)
 	}
-	if m.Type != "tmpfs" {
-		return newFS(m, m.Data)
+	options, err := b.ownOptions(i, m)
+	if err != nil {
+		return none, err
 	}
-	tree, err := newFS(m, tmpfsOptions(m, dest))
+	if m.Type == "mqueue" {
+		return b.makeQueues(m, options)
+	}
+	if m.Type != "tmpfs" {
+		return newFS(m, options, b.target.Contexts[i])
+	}
+	tree, err := newFS(m, tmpfsOptions(m, options, dest), b.target.Contexts[i])
 	if err != nil || !m.TmpCopyUp || dest.created {
 		return tree, err
 	}
@@ -142,6 +158,17 @@ func (b *builder) makeInside(m *oci.Mount, dest place) (handle, error) {
 		return none, fmt.Errorf("tmpcopyup: %w", err)
 	}
 	return tree, nil
+}
+
+// ownOptions are the options of a file system in the container's terms.
+func (b *builder) ownOptions(i int, m *oci.Mount) ([]oci.FSOption, error) {
+	if b.plan.IDMap.IsZero() || !needsContext(m) {
+		return m.Data, nil
+	}
+	if b.target.Contexts[i] == nil {
+		return nil, fmt.Errorf("no context of the user namespace: %w", errdefs.ErrInternal)
+	}
+	return hostOptions(m, b.plan.IDMap)
 }
 
 // cloneProc takes LXC's procfs, as one can not be made for another pid
@@ -164,13 +191,13 @@ func cloneProc(m *oci.Mount) (handle, error) {
 
 // tmpfsOptions adds the mode of the directory that the tmpfs covers, unless
 // the options have one, as runc does.
-func tmpfsOptions(m *oci.Mount, dest place) []oci.FSOption {
+func tmpfsOptions(m *oci.Mount, options []oci.FSOption, dest place) []oci.FSOption {
 	hasMode := slices.ContainsFunc(m.Data, func(o oci.FSOption) bool { return o.Key == "mode" })
 	if dest.created || hasMode {
-		return m.Data
+		return options
 	}
 	mode := oci.FSOption{Key: "mode", Value: fmt.Sprintf("%04o", dest.mode&0o7777)}
-	return append([]oci.FSOption{mode}, m.Data...)
+	return append([]oci.FSOption{mode}, options...)
 }
 
 // adjust sets the attributes of a mount that exists already in another form.

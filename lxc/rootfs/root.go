@@ -41,7 +41,7 @@ func At(t Target) (*Root, error) {
 
 // newRoot takes duplicates of what it is given.
 func newRoot(t Target, dir handle) (r *Root, err error) {
-	r = &Root{target: Target{PID: t.PID}}
+	r = &Root{target: Target{PID: t.PID, IDs: t.IDs}}
 	defer func() {
 		if err != nil {
 			_ = r.Close()

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -86,13 +87,14 @@ type superblock struct {
 	fsType  string
 	source  string
 	options []oci.FSOption
+	context *os.File // opened by another process; nil to open one
 }
 
 // mount makes the file system, and a detached mount of it with attr
 // (MOUNT_ATTR_). It needs Linux 5.2 (fsopen(2), fsmount(2)). The thread's
 // namespaces decide which mqueue, sysfs or cgroup it is.
 func (s superblock) mount(attr uint64) (handle, error) {
-	fd, err := unix.Fsopen(s.fsType, unix.FSOPEN_CLOEXEC)
+	fd, err := s.open()
 	if errors.Is(err, unix.ENODEV) {
 		return none, fmt.Errorf("file system type %q is not known to the kernel: %w", s.fsType, err)
 	}
@@ -112,6 +114,18 @@ func (s superblock) mount(attr uint64) (handle, error) {
 		return none, fs.explain("fsmount", err)
 	}
 	return handle(mount), nil
+}
+
+// open returns a descriptor of the context, the caller's in any case.
+func (s superblock) open() (fd int, err error) {
+	if s.context == nil {
+		return unix.Fsopen(s.fsType, unix.FSOPEN_CLOEXEC)
+	}
+	err = using(s.context, func(h handle) (err error) {
+		fd, err = unix.FcntlInt(uintptr(h), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	return fd, err
 }
 
 // reconfigure changes the options of the file system that mount shows. It

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,7 +27,12 @@ func (b *builder) writeSysctls() error {
 		return err
 	}
 	for _, key := range slices.Sorted(maps.Keys(b.plan.Sysctl)) {
-		if err := writeSysctl(dir, key, b.plan.Sysctl[key]); err != nil {
+		write := func() error { return writeSysctl(dir, key, b.plan.Sysctl[key]) }
+		err := write()
+		if !b.plan.IDMap.IsZero() && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)) {
+			err = asEffectiveRootOf(b.plan.IDMap, write)
+		}
+		if err != nil {
 			return fmt.Errorf("linux.sysctl[%q]: %w", key, err)
 		}
 	}

@@ -36,6 +36,24 @@ const (
 	ExitStatusMonitor = "monitor" // lxc-monitord
 )
 
+// What user namespace an LXC container gets whose spec has none.
+const (
+	UserNSSpec = "spec" // none
+	UserNSAuto = "auto" // one of its own
+)
+
+// Whose ids a user namespace of its own has.
+const (
+	UserNSRangeContainer = "container" // nobody else's
+	UserNSRangeShared    = "shared"    // those of all such containers
+)
+
+// What happens to a container that can not have one because of a file system.
+const (
+	UserNSFallbackError = "error"
+	UserNSFallbackPlain = "plain" // it gets none, with a warning
+)
+
 // Annotations of the shim. Each is a privilege: a container may carry it only
 // if lxc.allowed_annotations lists it.
 const (
@@ -120,6 +138,11 @@ type LXC struct {
 	Host               string   `toml:"host"`
 	Helper             string   `toml:"helper"` // "" is searched: FindHelper
 	AllowedAnnotations []string `toml:"allowed_annotations"`
+	UserNS             string   `toml:"userns"`          // UserNSSpec, …
+	UserNSUser         string   `toml:"userns_user"`     // whose subordinate ids they are
+	UserNSRange        string   `toml:"userns_range"`    // UserNSRangeContainer, …
+	UserNSSize         uint32   `toml:"userns_size"`     // ids
+	UserNSFallback     string   `toml:"userns_fallback"` // UserNSFallbackError, …
 	Native             Native   `toml:"native"`
 	PVE                PVE      `toml:"pve"`
 }
@@ -176,6 +199,7 @@ func defaults() *Config {
 		StateDir: "/run/nexcage",
 		Routing:  Routing{DefaultBackend: BackendLXC},
 		LXC: LXC{Host: HostAuto, Native: Native{LXCStart: "lxc-start", ExitStatus: ExitStatusAuto},
+			UserNS: UserNSSpec, UserNSUser: "root", UserNSRange: UserNSRangeContainer, UserNSSize: 65536, UserNSFallback: UserNSFallbackError,
 			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, ExitStatus: ExitStatusAuto}},
 		Crun: Crun{Path: "crun"},
 	}

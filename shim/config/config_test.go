@@ -20,6 +20,7 @@ func TestDefaultIsValid(t *testing.T) {
 		StateDir: "/run/nexcage",
 		Routing:  Routing{DefaultBackend: "lxc"},
 		LXC: LXC{Host: "auto", Native: Native{LXCStart: "lxc-start", LXCPath: "/run/nexcage/.lxc", ExitStatus: "auto"},
+			UserNS: "spec", UserNSUser: "root", UserNSRange: "container", UserNSSize: 65536, UserNSFallback: "error",
 			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, ExitStatus: "auto"}},
 		Crun: Crun{Path: "crun"},
 	}, c)
@@ -63,6 +64,11 @@ backend = "crun"
 host = "native"
 helper = "/opt/nexcage-init"
 allowed_annotations = ["io.nexcage.backend"]
+userns = "auto"
+userns_user = "containers"
+userns_range = "shared"
+userns_size = 1000
+userns_fallback = "plain"
 [lxc.native]
 lxc_start = "/opt/lxc/bin/lxc-start"
 lxc_path = "/srv/lxc/../lxc"
@@ -90,6 +96,7 @@ level = "debug"
 			{CRIContainerName: "d", CRISandboxName: "e", CRISandboxNamespace: "f", NerdctlName: "g", Backend: "crun"},
 		}},
 		LXC: LXC{Host: "native", Helper: "/opt/nexcage-init", AllowedAnnotations: []string{"io.nexcage.backend"},
+			UserNS: "auto", UserNSUser: "containers", UserNSRange: "shared", UserNSSize: 1000, UserNSFallback: "plain",
 			Native: Native{LXCStart: "/opt/lxc/bin/lxc-start", LXCPath: "/srv/lxc", ExitStatus: "monitor"},
 			PVE:    PVE{Pct: "/opt/pct", VMIDMin: 5000, VMIDMax: 5999, Tags: []string{"team-a"}, Features: "nesting=1", OnBoot: true, ExitStatus: "pidfd"}},
 		Crun: Crun{Path: "/opt/crun", Root: "/run/crun", SystemdCgroup: true},
@@ -140,6 +147,11 @@ func TestLoadNamesTheKeyAndTheAllowedValues(t *testing.T) {
 		"empty state directory":       {"state_dir = ''", []string{`state_dir: "" is not an absolute path`}},
 		"control character in a path": {"state_dir = \"/run/\\n\"", []string{"state_dir: \"/run/\\n\" has control characters"}},
 		"relative helper":             {"[lxc]\nhelper = 'nexcage-init'", []string{`lxc.helper: "nexcage-init" is not an absolute path`}},
+		"unknown user namespace":      {"[lxc]\nuserns = 'always'", []string{`lxc.userns: "always" is not one of "spec", "auto"`}},
+		"unknown range of ids":        {"[lxc]\nuserns_range = 'pod'", []string{`lxc.userns_range: "pod" is not one of "container", "shared"`}},
+		"unknown fallback":            {"[lxc]\nuserns_fallback = 'none'", []string{`lxc.userns_fallback: "none" is not one of "error", "plain"`}},
+		"nobody's ids":                {"[lxc]\nuserns_user = ''", []string{`lxc.userns_user: "" is not a user`}},
+		"no ids":                      {"[lxc]\nuserns_size = 0", []string{`lxc.userns_size: 0 is no size of a range`}},
 		"relative lxc-start":          {"[lxc.native]\nlxc_start = 'bin/lxc-start'", []string{`lxc.native.lxc_start: "bin/lxc-start" is neither an absolute path`}},
 		"unknown exit status":         {"[lxc.native]\nexit_status = 'guess'", []string{`lxc.native.exit_status: "guess" is not one of "auto", "pidfd", "monitor"`}},
 		"relative lxcpath":            {"[lxc.native]\nlxc_path = 'lxc'", []string{`lxc.native.lxc_path: "lxc" is not an absolute path`}},

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -56,11 +57,28 @@ func (l *LXC) validate() error {
 	for i, a := range l.AllowedAnnotations {
 		errs = append(errs, oneOf(fmt.Sprintf("lxc.allowed_annotations[%d]", i), a, Annotations()...))
 	}
+	errs = append(errs, l.validateUserNS())
 	return errors.Join(append(errs,
 		program("lxc.native.lxc_start", l.Native.LXCStart),
 		directory("lxc.native.lxc_path", l.Native.LXCPath),
 		oneOf("lxc.native.exit_status", l.Native.ExitStatus, ExitStatusAuto, ExitStatusPIDFD, ExitStatusMonitor),
 	)...)
+}
+
+func (l *LXC) validateUserNS() error {
+	errs := []error{
+		oneOf("lxc.userns", l.UserNS, UserNSSpec, UserNSAuto),
+		oneOf("lxc.userns_range", l.UserNSRange, UserNSRangeContainer, UserNSRangeShared),
+		oneOf("lxc.userns_fallback", l.UserNSFallback, UserNSFallbackError, UserNSFallbackPlain),
+		printable("lxc.userns_user", l.UserNSUser),
+	}
+	if l.UserNSUser == "" || strings.Contains(l.UserNSUser, ":") {
+		errs = append(errs, invalid("lxc.userns_user", "%q is not a user", l.UserNSUser))
+	}
+	if l.UserNSSize == 0 || l.UserNSSize == math.MaxUint32 {
+		errs = append(errs, invalid("lxc.userns_size", "%d is no size of a range", l.UserNSSize))
+	}
+	return errors.Join(errs...)
 }
 
 // The VMIDs that Proxmox allows.

@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc"
+	"github.com/cageforge/containerd-shim-nexcage/lxc/idrange"
 	"github.com/cageforge/containerd-shim-nexcage/oci"
 	"github.com/cageforge/containerd-shim-nexcage/shim/config"
 	"github.com/cageforge/containerd-shim-nexcage/shim/route"
@@ -212,6 +213,7 @@ func (s *Service) lxcRequest(ctx context.Context, r *taskAPI.CreateTaskRequest) 
 		IOGID:     e.runc.GetIoGid(),
 		Host:      host.Host,
 		Joiner:    host.joiner,
+		UserNS:    userNS(e.config),
 		Broadcast: host.broadcast,
 		Save: func(rec lxc.Record) error {
 			return e.update(func(st *state.State) { st.LXC, st.PID, st.VMID = &rec, rec.Init.PID, rec.VMID })
@@ -221,6 +223,21 @@ func (s *Service) lxcRequest(ctx context.Context, r *taskAPI.CreateTaskRequest) 
 		req.Rootfs = append(req.Rootfs, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
 	return req, nil
+}
+
+// idsDir is the directory in the state directory that says which ranges of ids
+// are taken; no namespace of containerd begins with a dot.
+const idsDir = ".ids"
+
+func userNS(c *config.Config) lxc.UserNS {
+	return lxc.UserNS{
+		Auto:  c.LXC.UserNS == config.UserNSAuto,
+		Plain: c.LXC.UserNSFallback == config.UserNSFallbackPlain,
+		Ranges: idrange.Source{
+			Dir: filepath.Join(c.StateDir, idsDir), User: c.LXC.UserNSUser, Size: c.LXC.UserNSSize,
+			Shared: c.LXC.UserNSRange == config.UserNSRangeShared,
+		},
+	}
 }
 
 // recorder follows the events of the backends to keep the record up to date.
