@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -125,13 +126,13 @@ func checkPids(path string, r *specs.LinuxResources) error {
 }
 
 // pageSize is the part of a file name that a size of huge pages is.
-var pageSize = regexp.MustCompile(`^[1-9][0-9]{0,15}[KMGTPE]B$`)
+var pageSize = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[1-9][0-9]{0,15}[KMGTPE]B$`) })
 
 func checkHugepages(path string, r *specs.LinuxResources) error {
 	seen := map[string]bool{}
 	for i, l := range r.HugepageLimits {
 		p := at(path+".hugepageLimits", i) + ".pageSize"
-		if !pageSize.MatchString(l.Pagesize) {
+		if !pageSize().MatchString(l.Pagesize) {
 			return invalid(p, l.Pagesize, "is not a page size, as in 64KB, 2MB or 1GB")
 		}
 		if seen[l.Pagesize] {
