@@ -27,7 +27,7 @@ func inScope(slice string, change func(*specs.Spec)) func(x *shown, s *specs.Spe
 
 var systemdRows = []row{
 	{
-		name: "scope-of-systemd", fields: []string{"linux.cgroupsPath"}, needs: []need{systemdRuns},
+		name: "scope-of-systemd", flaw: "names its process by a pid of the tests' own namespace", fields: []string{"linux.cgroupsPath"}, needs: []need{systemdRuns},
 		lacking: `is a systemd unit (slice:prefix:name), but systemd is not running`,
 		spec: inScope("nexcage-test.slice", func(s *specs.Spec) {
 			limit, pids, shares, quota := int64(64<<20), int64(50), uint64(512), int64(50000)
@@ -36,7 +36,7 @@ var systemdRows = []row{
 			s.Linux.Resources.CPU = &specs.LinuxCPU{Shares: &shares, Quota: &quota}
 		}),
 		look: func(x *shown) {
-			unit := run(x.t, "systemctl", "show", "-p", "Slice,Delegate,MemoryMax,TasksMax,CPUQuotaPerSecUSec,ActiveState", scopeOf(x))
+			unit := run(x.t, "env", "SYSTEMCTL_FORCE_BUS=1", "systemctl", "show", "-p", "Slice,Delegate,MemoryMax,TasksMax,CPUQuotaPerSecUSec,ActiveState", scopeOf(x))
 			for _, want := range []string{"Slice=nexcage-test.slice", "Delegate=yes", "MemoryMax=67108864", "TasksMax=50", "CPUQuotaPerSecUSec=500ms", "ActiveState=active"} {
 				assert.Contains(x.t, strings.Split(strings.TrimSpace(unit), "\n"), want)
 			}
@@ -49,14 +49,14 @@ var systemdRows = []row{
 			more := int64(96 << 20)
 			require.NoError(x.t, x.Update(x.ctx, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &more}}))
 			assert.Equal(x.t, "100663296", x.cgroupFile("memory", "memory.limit_in_bytes", "memory.max"))
-			assert.Contains(x.t, run(x.t, "systemctl", "show", "-p", "MemoryMax", scopeOf(x)), "MemoryMax=100663296")
+			assert.Contains(x.t, run(x.t, "env", "SYSTEMCTL_FORCE_BUS=1", "systemctl", "show", "-p", "MemoryMax", scopeOf(x)), "MemoryMax=100663296")
 		},
 		after: func(x *shown) {
-			assert.Contains(x.t, run(x.t, "systemctl", "show", "-p", "LoadState", scopeOf(x)), "LoadState=not-found")
+			assert.Contains(x.t, run(x.t, "env", "SYSTEMCTL_FORCE_BUS=1", "systemctl", "show", "-p", "LoadState", scopeOf(x)), "LoadState=not-found")
 		},
 	},
 	{
-		name: "scope-in-no-slice", fields: []string{"linux.cgroupsPath"}, needs: []need{systemdRuns},
+		name: "scope-in-no-slice", flaw: "goes up with it", fields: []string{"linux.cgroupsPath"}, needs: []need{systemdRuns},
 		refused: `linux.cgroupsPath: "a/../b:cri:`, lacking: "linux.cgroupsPath: ",
 		spec: inScope("a/../b", func(*specs.Spec) {}),
 	},

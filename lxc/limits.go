@@ -116,7 +116,7 @@ func (c *creation) adopt(ctx context.Context) (err error) {
 	if err := c.request.Save(c.record); err != nil {
 		return err
 	}
-	if err := c.unit.Start(ctx, c.Init.pid, c.plan.Resources, cgroup.Unified()); err != nil {
+	if err := c.unit.Start(ctx, systemd.Process{PID: c.Init.pid, PIDFD: c.Init.pidfd}, c.plan.Resources, cgroup.Unified()); err != nil {
 		c.record.Unit = nil // another's of that name, maybe
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -107,8 +108,14 @@ func Available(cgroupsPath string) error {
 	return nil
 }
 
-// Start makes the scope, with a process in it: systemd makes none without.
-func (s Scope) Start(ctx context.Context, pid int, r *specs.LinuxResources, unified bool) error {
+// Process is the first of a scope: systemd makes none without.
+type Process struct {
+	PID   int
+	PIDFD *os.File
+}
+
+// Start makes the scope, with a process in it.
+func (s Scope) Start(ctx context.Context, p Process, r *specs.LinuxResources, unified bool) error {
 	conn, err := connect(ctx)
 	if err != nil {
 		return s.failed("start", err)
@@ -117,7 +124,6 @@ func (s Scope) Start(ctx context.Context, pid int, r *specs.LinuxResources, unif
 	props := []systemd.Property{
 		systemd.PropDescription("nexcage container " + s.Unit),
 		systemd.PropSlice(s.Slice),
-		systemd.PropPids(uint32(pid)),
 		flag("Delegate"), flag("MemoryAccounting"), flag("CPUAccounting"), flag("TasksAccounting"),
 		{Name: "DefaultDependencies", Value: dbus.MakeVariant(false)},
 	}
@@ -131,16 +137,7 @@ func (s Scope) Start(ctx context.Context, pid int, r *specs.LinuxResources, unif
 		return err
 	}
 	result := make(chan string, 1)
-	start := func() error {
-		_, err := conn.StartTransientUnitContext(ctx, s.Unit, "fail", append(props, limits...), result)
-		return err
-	}
-	err = start()
-	if isError(err, "UnitExists") { // of a container that failed, maybe
-		_ = conn.ResetFailedUnitContext(ctx, s.Unit) // one that runs it lets alone
-		err = start()
-	}
-	if err != nil {
+	if err := s.submit(ctx, conn, p, append(props, limits...), result); err != nil {
 		return s.failed("start", err)
 	}
 	select {
@@ -152,6 +149,48 @@ func (s Scope) Start(ctx context.Context, pid int, r *specs.LinuxResources, unif
 	case <-ctx.Done():
 		return s.failed("start", ctx.Err())
 	}
+}
+
+// submit asks for the unit. A pidfd names the process in any pid namespace; to
+// a systemd that takes none the pid is given, if it means the same there.
+func (s Scope) submit(ctx context.Context, conn *systemd.Conn, p Process, props []systemd.Property, result chan<- string) error {
+	start := func(process systemd.Property) error {
+		_, err := conn.StartTransientUnitContext(ctx, s.Unit, "fail", append(slices.Clone(props), process), result)
+		if isError(err, "UnitExists") { // of a container that failed, maybe
+			_ = conn.ResetFailedUnitContext(ctx, s.Unit) // one that runs it lets alone
+			_, err = conn.StartTransientUnitContext(ctx, s.Unit, "fail", append(slices.Clone(props), process), result)
+		}
+		return err
+	}
+	var err error
+	if p.PIDFD != nil {
+		if err = startWithPIDFD(p.PIDFD, start); err == nil || isError(err, "UnitExists") {
+			return err
+		}
+	}
+	if !initialPIDs() {
+		return errors.Join(errors.New("the shim is not in the host's pid namespace, and systemd takes no pidfd"), err)
+	}
+	return start(systemd.PropPids(uint32(p.PID)))
+}
+
+func startWithPIDFD(f *os.File, start func(systemd.Property) error) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var startErr error
+	err = conn.Control(func(fd uintptr) {
+		startErr = start(systemd.Property{Name: "PIDFDs", Value: dbus.MakeVariant([]dbus.UnixFD{dbus.UnixFD(fd)})})
+	})
+	return errors.Join(err, startErr)
+}
+
+// initialPIDs says whether this process is in the first pid namespace, as
+// systemd is (PROC_PID_INIT_INO of the kernel).
+var initialPIDs = func() bool {
+	ns, err := os.Readlink("/proc/self/ns/pid")
+	return err == nil && ns == fmt.Sprintf("pid:[%d]", 0xEFFFFFFC)
 }
 
 // Update changes the unit's properties.

@@ -3,6 +3,7 @@ package systemd
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 func TestParse(t *testing.T) {
@@ -197,8 +199,9 @@ func fakeSystemd(t *testing.T) *manager {
 	require.NoError(t, err)
 	require.Equal(t, dbus.RequestNameReplyPrimaryOwner, reply)
 
-	was := connect
-	t.Cleanup(func() { connect = was })
+	was, wasInitial := connect, initialPIDs
+	t.Cleanup(func() { connect, initialPIDs = was, wasInitial })
+	initialPIDs = func() bool { return true }
 	connect = func(context.Context) (*systemd.Conn, error) {
 		return systemd.NewConnection(func() (*dbus.Conn, error) { return dbus.Connect(address) })
 	}
@@ -222,7 +225,7 @@ func TestAScopeStartsChangesAndStops(t *testing.T) {
 	s := Scope{Unit: "cri-c1.scope", Slice: "a.slice"}
 	limit, more, pids := int64(64<<20), int64(96<<20), int64(50)
 	r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}, Pids: &specs.LinuxPids{Limit: &pids}}
-	require.NoError(t, s.Start(t.Context(), 4711, r, true))
+	require.NoError(t, s.Start(t.Context(), Process{PID: 4711}, r, true))
 	assert.Equal(t, []string{"start cri-c1.scope fail"}, m.called())
 	for name, want := range map[string]any{
 		"Slice": "a.slice", "Delegate": true, "PIDs": []uint32{4711}, "DefaultDependencies": false, "MemoryAccounting": true,
@@ -239,11 +242,46 @@ func TestAScopeStartsChangesAndStops(t *testing.T) {
 	require.NoError(t, Scope{Unit: "gone.scope"}.Stop(t.Context()), "one that is gone is no error")
 }
 
+func ownPidfd(t *testing.T) *os.File {
+	t.Helper()
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	require.NoError(t, err)
+	f := os.NewFile(uintptr(fd), "pidfd")
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
+func TestTheProcessIsNamedByItsPidfd(t *testing.T) {
+	f := ownPidfd(t)
+	require.NoError(t, startWithPIDFD(f, func(p systemd.Property) error {
+		assert.Equal(t, "PIDFDs", p.Name)
+		fds := p.Value.Value().([]dbus.UnixFD)
+		require.Len(t, fds, 1)
+		return unix.PidfdSendSignal(int(fds[0]), 0, nil, 0)
+	}))
+}
+
+// A pid of another namespace would be another process's on the host. The
+// manager here is one that does not take pidfds.
+func TestAPidIsOnlyGivenWhereItMeansTheSame(t *testing.T) {
+	m := fakeSystemd(t)
+	s := Scope{Unit: "cri-c1.scope", Slice: "a.slice"}
+	p := Process{PID: os.Getpid(), PIDFD: ownPidfd(t)}
+	require.NoError(t, s.Start(t.Context(), p, nil, true))
+	assert.Equal(t, []uint32{uint32(os.Getpid())}, m.value("PIDs"))
+
+	initialPIDs = func() bool { return false }
+	err := s.Start(t.Context(), p, nil, true)
+	require.ErrorContains(t, err, "linux.cgroupsPath: ")
+	require.ErrorContains(t, err, "not in the host's pid namespace")
+	assert.Len(t, m.called(), 1, "nothing was moved")
+}
+
 func TestAUnitThatFailedIsNotInTheWay(t *testing.T) {
 	m := fakeSystemd(t)
 	m.exists = true
 	s := Scope{Unit: "cri-c1.scope", Slice: "a.slice"}
-	require.NoError(t, s.Start(t.Context(), 1, nil, true))
+	require.NoError(t, s.Start(t.Context(), Process{PID: 1}, nil, true))
 	assert.Equal(t, []string{"start cri-c1.scope fail", "reset cri-c1.scope", "start cri-c1.scope fail"}, m.called())
 }
 
@@ -251,10 +289,10 @@ func TestAScopeThatDoesNotStart(t *testing.T) {
 	m := fakeSystemd(t)
 	m.result = "failed"
 	s := Scope{Unit: "cri-c1.scope", Slice: "a.slice"}
-	require.EqualError(t, s.Start(t.Context(), 1, nil, true), `linux.cgroupsPath: start the systemd unit cri-c1.scope: the job's result is "failed"`)
+	require.EqualError(t, s.Start(t.Context(), Process{PID: 1}, nil, true), `linux.cgroupsPath: start the systemd unit cri-c1.scope: the job's result is "failed"`)
 
 	connect = func(context.Context) (*systemd.Conn, error) { return nil, context.DeadlineExceeded }
-	for _, err := range []error{s.Start(t.Context(), 1, nil, true), s.Update(t.Context(), nil, true), s.Stop(t.Context())} {
+	for _, err := range []error{s.Start(t.Context(), Process{PID: 1}, nil, true), s.Update(t.Context(), nil, true), s.Stop(t.Context())} {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorContains(t, err, "linux.cgroupsPath: ")
 	}
