@@ -27,6 +27,7 @@ import (
 	"github.com/cageforge/containerd-shim-nexcage/lxc"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
 	"github.com/cageforge/containerd-shim-nexcage/oci"
+	"github.com/cageforge/containerd-shim-nexcage/shim/rpcerr"
 )
 
 // Publisher takes events; what is published first is delivered first.
@@ -103,7 +104,7 @@ func (s *Service) find(id, execID string) (*task, *process, error) {
 	}
 	p, err := t.process(execID)
 	if err != nil {
-		return nil, nil, errgrpc.ToGRPC(err)
+		return nil, nil, rpcerr.ToGRPC(err)
 	}
 	return t, p, nil
 }
@@ -115,12 +116,12 @@ func (s *Service) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*ta
 	}
 	request, err := s.prepare(ctx, r)
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	request.OpenIO = &s.openIO
 	container, err := lxc.Create(ctx, request)
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	t := newTask(container)
 	s.mu.Lock()
@@ -152,7 +153,7 @@ func (s *Service) Start(ctx context.Context, r *taskAPI.StartRequest) (*taskAPI.
 		err = s.startExec(ctx, t, p)
 	}
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	return &taskAPI.StartResponse{Pid: uint32(p.Pid())}, nil
 }
@@ -169,7 +170,7 @@ func (s *Service) Delete(ctx context.Context, r *taskAPI.DeleteRequest) (*taskAP
 		err = t.deleteExec(ctx, p)
 	}
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	return &taskAPI.DeleteResponse{
 		Pid:        uint32(p.Pid()),
@@ -186,14 +187,14 @@ func (s *Service) Exec(ctx context.Context, r *taskAPI.ExecProcessRequest) (*pty
 	}
 	spec, warnings, err := oci.ParseProcess(r.Spec.GetValue())
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	for _, w := range warnings {
 		log.G(ctx).WithField("id", r.ID).WithField("exec", r.ExecID).Warn(w)
 	}
 	stdio := lxc.Stdio{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}
 	if err := t.addExec(r.ExecID, spec, stdio); err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	s.publish(ctx, &eventstypes.TaskExecAdded{ContainerID: r.ID, ExecID: r.ExecID})
 	return empty, nil
@@ -231,7 +232,7 @@ func (s *Service) Pause(ctx context.Context, r *taskAPI.PauseRequest) (*ptypes.E
 		return nil, err
 	}
 	if err := t.Pause(ctx); err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	s.publish(ctx, &eventstypes.TaskPaused{ContainerID: r.ID})
 	return empty, nil
@@ -244,7 +245,7 @@ func (s *Service) Resume(ctx context.Context, r *taskAPI.ResumeRequest) (*ptypes
 		return nil, err
 	}
 	if err := t.Resume(ctx); err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	s.publish(ctx, &eventstypes.TaskResumed{ContainerID: r.ID})
 	return empty, nil
@@ -257,7 +258,7 @@ func (s *Service) Kill(ctx context.Context, r *taskAPI.KillRequest) (*ptypes.Emp
 		return nil, err
 	}
 	if err := t.Kill(ctx, p.Process, unix.Signal(r.Signal), r.All); err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	return empty, nil
 }
@@ -270,7 +271,7 @@ func (s *Service) Pids(_ context.Context, r *taskAPI.PidsRequest) (*taskAPI.Pids
 	}
 	pids, err := t.Pids()
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	execs := t.execIDs()
 	resp := &taskAPI.PidsResponse{}
@@ -293,7 +294,7 @@ func (s *Service) ResizePty(_ context.Context, r *taskAPI.ResizePtyRequest) (*pt
 		return nil, err
 	}
 	if err := p.Resize(uint16(r.Width), uint16(r.Height)); err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	return empty, nil
 }
@@ -305,7 +306,7 @@ func (s *Service) CloseIO(_ context.Context, r *taskAPI.CloseIORequest) (*ptypes
 		return nil, err
 	}
 	if err := p.CloseStdin(); err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	return empty, nil
 }
@@ -326,10 +327,10 @@ func (s *Service) Update(ctx context.Context, r *taskAPI.UpdateTaskRequest) (*pt
 	}
 	resources, err := oci.ParseResources(r.Resources.GetValue())
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	if err := t.Update(ctx, resources); err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	return empty, nil
 }
@@ -343,7 +344,7 @@ func (s *Service) Wait(ctx context.Context, r *taskAPI.WaitRequest) (*taskAPI.Wa
 	select {
 	case <-p.reported:
 	case <-ctx.Done():
-		return nil, errgrpc.ToGRPC(ctx.Err())
+		return nil, rpcerr.ToGRPC(ctx.Err())
 	}
 	return &taskAPI.WaitResponse{
 		ExitStatus: uint32(p.Exit().Status),
@@ -368,7 +369,7 @@ func (s *Service) Stats(_ context.Context, r *taskAPI.StatsRequest) (*taskAPI.St
 	}
 	stats, err := t.Stats()
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	data, err := typeurl.MarshalAnyToProto(stats)
 	if err != nil {

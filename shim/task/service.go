@@ -21,6 +21,7 @@ import (
 	"github.com/cageforge/containerd-shim-nexcage/lxc/helper"
 	"github.com/cageforge/containerd-shim-nexcage/shim/crun"
 	"github.com/cageforge/containerd-shim-nexcage/shim/lxctask"
+	"github.com/cageforge/containerd-shim-nexcage/shim/rpcerr"
 )
 
 // Publisher takes events; what is published first is delivered first.
@@ -123,24 +124,24 @@ func (s *Service) reserve(id string, e *entry) error {
 func (s *Service) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*taskAPI.CreateTaskResponse, error) {
 	e, err := s.route(ctx, r)
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	return s.create(ctx, e, r)
 }
 
 func (s *Service) create(ctx context.Context, e *entry, r *taskAPI.CreateTaskRequest) (*taskAPI.CreateTaskResponse, error) {
 	if err := s.reserve(r.ID, e); err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	if err := s.make(ctx, e, r.Bundle); err != nil {
 		s.giveUp(r.ID, e)
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	resp, err := e.backend.Create(ctx, r)
 	if err != nil {
 		// A status that is joined to nothing would still change its text.
 		if rerr := e.remove(r.Bundle); rerr != nil {
-			err = errgrpc.ToGRPC(errors.Join(errgrpc.ToNative(err), rerr))
+			err = rpcerr.ToGRPC(errors.Join(errgrpc.ToNative(err), rerr))
 		}
 		s.giveUp(r.ID, e)
 		return nil, err
@@ -170,7 +171,7 @@ func (s *Service) Delete(ctx context.Context, r *taskAPI.DeleteRequest) (*taskAP
 		return e.backend.Delete(ctx, r)
 	}
 	if err := s.awaitCreation(ctx, e); err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, rpcerr.ToGRPC(err)
 	}
 	if s.entry(r.ID) != e {
 		return nil, errNotCreated()
@@ -205,7 +206,7 @@ func (s *Service) delete(ctx context.Context, e *entry, r *taskAPI.DeleteRequest
 	}
 	err = e.deleted(resp)
 	s.forget(r.ID, e)
-	return resp, errgrpc.ToGRPC(err)
+	return resp, rpcerr.ToGRPC(err)
 }
 
 // Connect tells the pids of the shim and of the container.

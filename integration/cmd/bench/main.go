@@ -22,7 +22,7 @@ func main() { os.Exit(harness.Enter(run)) }
 
 func run() int {
 	n := flag.Int("n", 20, "samples of each measurement")
-	only := flag.String("only", "", "run only the parts with these `names`: ctr,calls,events,memory,many,throughput")
+	only := flag.String("only", "", "run only the parts with these `names`: ctr,calls,events,memory,many,throughput,proxmox")
 	flag.Parse()
 	b := &bench{n: *n}
 	if err := b.run(context.Background(), *only); err != nil {
@@ -59,6 +59,7 @@ func (b *bench) run(ctx context.Context, only string) (err error) {
 		measure func(context.Context) error
 	}{
 		{"ctr", b.ctr}, {"calls", b.calls}, {"events", b.events}, {"memory", b.memory}, {"many", b.many}, {"throughput", b.throughput},
+		{"proxmox", b.proxmox}, // the last: it makes the machine a node
 	} {
 		if only != "" && !strings.Contains(","+only+",", ","+part.name+",") {
 			continue

@@ -1,5 +1,6 @@
 // Command demo shows a real containerd running a real OCI image with the
-// nexcage shim, once on LXC and once through crun: commands, output, exit
+// nexcage shim, on LXC, through crun, and as a CT of a Proxmox node (the tests'
+// stand-in for one): commands, output, exit
 // codes, events, processes; and that nothing is left behind.
 package main
 
@@ -63,6 +64,18 @@ func show(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := nothingLeft(w, before); err != nil {
+		return err
+	}
+	if err := proxmox(ctx); err != nil {
+		return err
+	}
+	d.heading("Processes, mounts, cgroups, network namespaces, sockets and files: compared with those before")
+	fmt.Println("nothing left behind")
+	return nil
+}
+
+func nothingLeft(w *harness.World, before harness.Snapshot) error {
 	left, err := harness.Left(w, before)
 	if err != nil {
 		return err
@@ -70,8 +83,6 @@ func show(ctx context.Context) (err error) {
 	if len(left) > 0 {
 		return fmt.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
-	d.heading("Processes, mounts, cgroups, network namespaces, sockets and files: compared with those before")
-	fmt.Println("nothing left behind")
 	return nil
 }
 

@@ -105,6 +105,7 @@ func forkWorker(args []string) error {
 	if err != nil {
 		return err
 	}
+	host.Forked()
 	text, readErr := io.ReadAll(r)
 	err = cmd.Wait()
 	var status *exec.ExitError

@@ -22,7 +22,7 @@ type Fault struct {
 	Stdout  string `json:"stdout,omitempty"`
 	Stderr  string `json:"stderr,omitempty"`
 	RC      int    `json:"rc,omitempty"`
-	Kill    string `json:"kill,omitempty"`  // SIGKILL: before, middle, after
+	Kill    string `json:"kill,omitempty"`  // SIGKILL: before, middle, after; parent: pct, while its worker works on
 	Error   string `json:"error,omitempty"` // a recorded error by name: no-quorum, locked, lock-timeout, storage-full, exists, no-conf, start-failed, no-pid
 }
 
@@ -140,6 +140,13 @@ func Midway() {
 	}
 }
 
+// Forked is the point at which the worker has been started.
+func Forked() {
+	if current != nil && current.Kill == "parent" {
+		die()
+	}
+}
+
 // Finish is the point after the last effect.
 func Finish() {
 	if current != nil && current.Kill == "after" {
@@ -168,11 +175,11 @@ func (f *Fault) recorded(command []string) error {
 	case "locked":
 		return Dief("CT is locked (backup)")
 	case "lock-timeout":
-		code := 255
+		code, out := 255, os.Stdout // where a worker's standard error is
 		if command[1] == "set" {
-			code = 4
+			code, out = 4, os.Stderr
 		}
-		fmt.Fprint(os.Stderr, "trying to acquire lock...")
+		fmt.Fprint(out, "trying to acquire lock...")
 		return DieCode(code, "can't lock file '%s' - got timeout", filepath.Join(LockDir, "pve-config-"+id+".lock"))
 	case "exists":
 		return DieCode(2, "CT %s already exists on node '%s'", id, Node())

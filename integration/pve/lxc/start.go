@@ -90,6 +90,7 @@ func Start(vmid int, c *ctconf.Conf) error {
 		return host.Dief("command 'systemctl start pve-container@%d' failed: %w", vmid, err)
 	}
 	defer unit.Close()
+	host.Midway()
 	if err := awaitRunning(vmid, m, unit); err != nil {
 		printStartLog(vmid)
 		return host.Dief("startup for container '%d' failed", vmid)
@@ -231,6 +232,17 @@ func await(c *net.UnixConn, limit time.Duration) error {
 		return nil // EOF, or reset
 	}
 	return host.Dief("container did not stop")
+}
+
+// AwaitEnd returns when lxc-start of a container has ended; at once if there is
+// none.
+func AwaitEnd(vmid int, limit time.Duration) error {
+	c, err := connect(vmid)
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	return await(c, limit)
 }
 
 // Stop kills the container and waits for lxc-start's end.
