@@ -40,66 +40,91 @@ func (c *command) serve(ctx context.Context) error {
 		return err
 	}
 	defer listener.Close() // and so unlinked, whatever fails
-	debug.SetGCPercent(40) // a shim is idle most of its life: memory counts
-	catchSIGPIPE()
-	if err := reaper.SetSubreaper(1); err != nil {
-		return err
-	}
-	if err := c.openLog(); err != nil {
+	if err := c.setUp(); err != nil {
 		return err
 	}
 	signals, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	go child.Reap(ctx)
 	dumpOnSignal(ctx)
-
-	queue, err := events.NewQueue(os.Getenv(ttrpcAddress))
+	s, err := newServer(ctx, c.namespace)
 	if err != nil {
 		return err
 	}
-	life := newLifetime(ctx)
-	service, err := task.New(ctx, task.Options{Namespace: c.namespace, Publisher: queue, Shutdown: life.shutdown})
-	if err != nil {
-		return err
-	}
-	life.service = service
-	server, err := ttrpc.NewServer(
-		ttrpc.WithServerHandshaker(life),
-		ttrpc.WithUnaryServerInterceptor(newTrimmer().intercept),
-	)
-	if err != nil {
-		return err
-	}
-	registerTask(server, service)
-	bootstrap.RegisterExpect(server, service.Expect)
-	if err := service.Expect(c.id); err != nil {
+	if err := s.service.Expect(c.id); err != nil {
 		return err
 	}
 	if c.socket == "" {
-		go c.awaitAnswer(service)
+		go c.awaitAnswer(s.service)
 	}
+	return s.run(ctx, listener, signals.Done())
+}
+
+// setUp makes the process what a shim is.
+func (c *command) setUp() error {
+	debug.SetGCPercent(40) // a shim is idle most of its life: memory counts
+	catchSIGPIPE()
+	if err := reaper.SetSubreaper(1); err != nil {
+		return err
+	}
+	return c.openLog()
+}
+
+// server is the task service with what is around it.
+type server struct {
+	queue   *events.Queue
+	life    *lifetime
+	service *task.Service
+	ttrpc   *ttrpc.Server
+}
+
+func newServer(ctx context.Context, namespace string) (*server, error) {
+	s := &server{life: newLifetime(ctx)}
+	var err error
+	if s.queue, err = events.NewQueue(os.Getenv(ttrpcAddress)); err != nil {
+		return nil, err
+	}
+	s.service, err = task.New(ctx, task.Options{Namespace: namespace, Publisher: s.queue, Shutdown: s.life.shutdown})
+	if err != nil {
+		return nil, err
+	}
+	s.life.service = s.service
+	s.ttrpc, err = ttrpc.NewServer(
+		ttrpc.WithServerHandshaker(s.life),
+		ttrpc.WithUnaryServerInterceptor(newTrimmer().intercept),
+	)
+	if err != nil {
+		return nil, err
+	}
+	registerTask(s.ttrpc, s.service)
+	bootstrap.RegisterExpect(s.ttrpc, s.service.Expect)
+	return s, nil
+}
+
+// run serves until the last container is gone, or a signal comes.
+func (s *server) run(ctx context.Context, listener net.Listener, signals <-chan struct{}) error {
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ctx, listener) }()
-	var patience time.Duration
+	go func() { served <- s.ttrpc.Serve(ctx, listener) }()
+	over := false
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve: %w", err)
-	case <-signals.Done(): // the containers go on writing
-	case <-life.over:
-		patience = ioTimeout
+	case <-signals:
+	case <-s.life.over:
+		over = true
 	}
 	// The socket goes first, so that nobody new comes.
-	err = listener.Close()
+	err := listener.Close()
 	<-served
-	err = errors.Join(err, finish(service, queue))
-	life.wait(answerTimeout)
-	err = errors.Join(err, server.Close())
-	if patience == 0 {
+	err = errors.Join(err, finish(s.service, s.queue))
+	s.life.wait(answerTimeout)
+	err = errors.Join(err, s.ttrpc.Close())
+	if !over { // the containers go on writing
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
-	return errors.Join(err, service.AwaitIO(ctx))
+	return errors.Join(err, s.service.AwaitIO(ctx))
 }
 
 // finish delivers every event.

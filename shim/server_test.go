@@ -12,6 +12,7 @@ import (
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/runc/options"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
@@ -200,6 +201,38 @@ func TestInfoTellsTheFeatures(t *testing.T) {
 			require.NoError(t, err)
 			assert.Contains(t, v.(*features.Features).MountOptions, "rro")
 			assert.Equal(t, stdin != nil, proto.Equal(opts, info.Options))
+		})
+	}
+}
+
+// A RuntimeClass for crun has crun's features.
+func TestInfoTellsTheFeaturesOfTheBackendOfTheOptions(t *testing.T) {
+	for name, tt := range map[string]struct {
+		body string
+		want string // a mount option that the other does not know
+	}{
+		"lxc":       {"", "rro"},
+		"crun":      {"[routing]\ndefault_backend = \"crun\"\n", "tmpcopyup"},
+		"bad":       {"[routing]\ndefault_backend = \"kvm\"\n", ""},
+		"no engine": {"[routing]\ndefault_backend = \"crun\"\n[crun]\npath = \"/nowhere/crun\"\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts, err := typeurl.MarshalAnyToProto(&runtimeoptions.Options{ConfigBody: []byte(tt.body)})
+			require.NoError(t, err)
+			input, err := proto.Marshal(opts)
+			require.NoError(t, err)
+			stdout, stderr, err := newWorld(t).bundle("c1", "").run(input, "-info")
+			if tt.want == "" {
+				require.Error(t, err)
+				assert.Regexp(t, "routing.default_backend|/nowhere/crun", stderr)
+				return
+			}
+			require.NoError(t, err, stderr)
+			var info types.RuntimeInfo
+			require.NoError(t, proto.Unmarshal(stdout, &info))
+			v, err := typeurl.UnmarshalAny(info.Features)
+			require.NoError(t, err)
+			assert.Contains(t, v.(*features.Features).MountOptions, tt.want)
 		})
 	}
 }

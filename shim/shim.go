@@ -3,6 +3,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -21,12 +22,15 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc/child"
 	"github.com/cageforge/containerd-shim-nexcage/oci"
 	"github.com/cageforge/containerd-shim-nexcage/shim/bootstrap"
+	"github.com/cageforge/containerd-shim-nexcage/shim/config"
+	"github.com/cageforge/containerd-shim-nexcage/shim/crun"
 	"github.com/cageforge/containerd-shim-nexcage/shim/task"
 )
 
@@ -88,7 +92,7 @@ func (c *command) run(ctx context.Context) error {
 		fmt.Printf("%s:\n  Version:    %s\n  Revision:   %s\n  Go version: %s\n", filepath.Base(os.Args[0]), Version, Revision, runtime.Version())
 		return nil
 	case c.info:
-		return info(os.Stdin, os.Stdout)
+		return info(ctx, os.Stdin, os.Stdout)
 	case c.verb == "gc":
 		return gc(ctx, os.Stdout)
 	case c.namespace == "":
@@ -149,8 +153,9 @@ func (c *command) delete(ctx context.Context, stdout io.Writer) error {
 	return err
 }
 
-// info answers with the features of the LXC backend.
-func info(stdin io.Reader, stdout io.Writer) error {
+// info answers with the features of the backend that containers with the
+// options on stdin get by default.
+func info(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	input, err := io.ReadAll(stdin)
 	if err != nil {
 		return err
@@ -159,14 +164,18 @@ func info(stdin io.Reader, stdout io.Writer) error {
 	if err := proto.Unmarshal(input, &opts); err != nil {
 		return fmt.Errorf("runtime options on stdin: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	features, err := typeurl.MarshalAnyToProto(oci.Features())
+	known, err := featuresFor(ctx, &opts)
+	if err != nil {
+		return err
+	}
+	document, err := typeurl.MarshalAnyToProto(known)
 	if err != nil {
 		return err
 	}
 	i := &types.RuntimeInfo{
 		Name:     Name,
 		Version:  &types.RuntimeVersion{Version: Version, Revision: Revision},
-		Features: features,
+		Features: document,
 	}
 	if opts.TypeUrl != "" {
 		i.Options = &opts
@@ -177,4 +186,20 @@ func info(stdin io.Reader, stdout io.Writer) error {
 	}
 	_, err = stdout.Write(answer)
 	return err
+}
+
+// featuresFor are LXC's, or the engine's where the configuration that the options
+// ask for makes crun the default.
+func featuresFor(ctx context.Context, opts typeurl.Any) (*features.Features, error) {
+	c, runc, err := config.FromOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	if c.Routing.DefaultBackend != config.BackendCrun {
+		return oci.Features(), nil
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go child.Reap(ctx)
+	return crun.Features(ctx, cmp.Or(runc.GetBinaryName(), c.Crun.Path))
 }
