@@ -192,6 +192,7 @@ func (c *creation) boot(ctx context.Context) error {
 	if err := c.watchExit(ctx); err != nil {
 		return err
 	}
+	go c.warm(ctx) // while LXC starts
 	if c.instance, err = c.request.Host.Start(ctx, c.config(), &c.record); err != nil {
 		return err
 	}
