@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -87,8 +88,11 @@ func startContainer(t testing.TB, namespaces uintptr) *container {
 func startContainerWith(t testing.TB, attr *syscall.SysProcAttr) *container {
 	t.Helper()
 	base := t.TempDir()
-	for _, dir := range []string{"root", "proc", "helper"} {
+	for _, dir := range []string{"root", "proc", "dev", "helper"} {
 		require.NoError(t, os.Mkdir(filepath.Join(base, dir), 0o755))
+	}
+	if attr.Cloneflags&unix.CLONE_NEWUSER != 0 {
+		giveToRoot(t, base, attr)
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
@@ -248,6 +252,9 @@ func serve(r request) (string, error) {
 		return "", os.WriteFile(r.Path, []byte(r.Data), 0o644)
 	case "mkdir":
 		return "", os.Mkdir(r.Path, 0o755)
+	case "fsopen": // its descriptor
+		fd, err := unix.Fsopen(r.Path, unix.FSOPEN_CLOEXEC)
+		return strconv.Itoa(fd), err
 	case "mount":
 		return "", unix.Mount("agent", r.Path, "tmpfs", 0, "")
 	case "umount":

@@ -99,6 +99,8 @@ func parseOverlay(options []string) (o overlay, err error) {
 		return o, err
 	case len(o.lower) == 0:
 		return o, fmt.Errorf("overlay without lowerdir: %w", errdefs.ErrInvalidArgument)
+	case strings.ContainsAny(filepath.Base(o.upper)+filepath.Base(o.work), `,\`):
+		return o, fmt.Errorf("overlay: upperdir %q, workdir %q: can not be written to the options of a mount: %w", o.upper, o.work, errdefs.ErrInvalidArgument)
 	case filepath.Dir(o.upper) != filepath.Dir(o.work):
 		// One mount has to hold both, and it is that of their directory.
 		return o, &IDMapError{Path: o.upper, FS: "overlay", Err: errors.New("upperdir and workdir are not in one directory")}
