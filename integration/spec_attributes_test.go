@@ -389,3 +389,11 @@ func TestExecsHaveAttributesOfTheirOwn(t *testing.T) {
 		}.test(t, w, rt)
 	})
 }
+
+// A container that has a user namespace of its own has the same attributes.
+func TestAttributesInUserNamespaces(t *testing.T) {
+	w := usernsWorld(t, 4)
+	for _, r := range processAttributeRows {
+		t.Run(r.name, func(t *testing.T) { r.test(t, w, harness.UserNS("")) })
+	}
+}
