@@ -185,6 +185,8 @@ func glob(pattern string) []string {
 	return found
 }
 
+func words(s string) []string { return strings.Fields(s) }
+
 func itoa(n int) string { return strconv.Itoa(n) }
 
 func ptr[T any](v T) *T { return &v }

@@ -36,8 +36,8 @@ var shownBy = map[string]string{
 	"mounts[].type":        "TestSpecMounts/mount-types",
 	"mounts[].source":      "TestSpecMounts/mount-types",
 	"mounts[].options":     "TestSpecMounts/recursive-attributes",
-	"mounts[].uidMappings": "TestIDMappedMounts/its-own-mapping",
-	"mounts[].gidMappings": "TestIDMappedMounts/its-own-mapping",
+	"mounts[].uidMappings": "TestSpecUserNamespaces/mount-id-mappings",
+	"mounts[].gidMappings": "TestSpecUserNamespaces/mount-id-mappings",
 
 	"hooks.prestart":                  "TestSpecHooks/prestart",
 	"hooks.prestart[].timeout":        "TestSpecHooks/prestart-takes-too-long",
@@ -77,8 +77,8 @@ var shownBy = map[string]string{
 
 	"linux.namespaces[].type": "TestSpecNamespaces/new-ipc",
 	"linux.namespaces[].path": "TestSpecNamespaces/joined-ipc",
-	"linux.uidMappings":       "TestUserNamespaceOfTheSpec",
-	"linux.gidMappings":       "TestUserNamespaceOfTheSpec",
+	"linux.uidMappings":       "TestSpecUserNamespaces/id-mappings",
+	"linux.gidMappings":       "TestSpecUserNamespaces/id-mappings",
 	"linux.sysctl":            "TestSpecRoot/sysctl",
 	"linux.cgroupsPath":       "TestSpecResources/cgroups-path",
 	"linux.devices":           "TestSpecRoot/devices",

@@ -1,0 +1,72 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// TestSpecUserNamespaces is about mappings of ids, of a container and of a
+// mount. TestUserNamespaceOfTheSpec has more about what they mean for files.
+func TestSpecUserNamespaces(t *testing.T) { runRows(t, usernsRows) }
+
+const firstHostID = 200000
+
+// mapped gives a container a user namespace, in which nobody may make the
+// directory /run of the image's root.
+func mapped(s *specs.Spec) {
+	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/run" })
+	setNamespace(s, specs.UserNamespace, "")
+	s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: firstHostID, Size: 1000}, {ContainerID: 1000, HostID: firstHostID + 5000, Size: 10}}
+	s.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: firstHostID + 7000, Size: 2000}}
+}
+
+var usernsRows = []row{
+	{
+		name: "id-mappings", fields: []string{
+			"linux.uidMappings[].containerID", "linux.uidMappings[].hostID", "linux.uidMappings[].size",
+			"linux.gidMappings[].containerID", "linux.gidMappings[].hostID", "linux.gidMappings[].size",
+		},
+		spec: func(_ *shown, s *specs.Spec) {
+			mapped(s)
+			s.Process.User = specs.User{UID: 1000, GID: 1000}
+		},
+		look: func(x *shown) {
+			assert.NotEqual(x.t, readlink(x.t, "/proc/self/ns/user"), x.namespace("user"))
+			assert.Equal(x.t, []string{"0", "200000", "1000", "1000", "205000", "10"}, words(x.procFile("uid_map")))
+			assert.Equal(x.t, []string{"0", "207000", "2000"}, words(x.procFile("gid_map")))
+			assert.Equal(x.t, "205000 205000 205000 205000", x.status("Uid"))
+			assert.Equal(x.t, "208000 208000 208000 208000", x.status("Gid"))
+		},
+	},
+	{
+		name: "id-mappings-overlap", fields: []string{"linux.uidMappings"}, refused: "linux.uidMappings[",
+		spec: func(_ *shown, s *specs.Spec) {
+			mapped(s)
+			s.Linux.UIDMappings[1].ContainerID = 999
+		},
+	},
+	{
+		name: "mount-id-mappings", crun: "1.9", fields: []string{
+			"mounts[].uidMappings[].containerID", "mounts[].uidMappings[].hostID", "mounts[].uidMappings[].size",
+			"mounts[].gidMappings[].containerID", "mounts[].gidMappings[].hostID", "mounts[].gidMappings[].size", "mounts[].options",
+		},
+		spec: func(x *shown, s *specs.Spec) {
+			file := filepath.Join(x.dir, "file")
+			require.NoError(x.t, os.WriteFile(file, nil, 0o644))
+			require.NoError(x.t, unix.Chown(file, 3, 4))
+			s.Mounts = append(s.Mounts, specs.Mount{
+				Destination: "/bound", Type: "bind", Source: x.dir, Options: []string{"bind", "idmap"},
+				UIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 500, Size: 100}},
+				GIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 700, Size: 100}},
+			})
+		},
+		args: []string{"stat", "-c", "%u:%g", "/bound/file"}, want: "503:704\n",
+	},
+}
