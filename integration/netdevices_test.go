@@ -88,7 +88,7 @@ func TestNetDevicesReturnFromWhatFails(t *testing.T) {
 		assert.Contains(t, run(t, "ip", "addr", "show", "dev", "nxdev0"), "inet 10.77.1.2/24")
 	}
 	t.Run("a hook fails", func(t *testing.T) {
-		r := row{name: "hook-fails", refused: "hooks.createRuntime", spec: taken(func(s *specs.Spec) {
+		r := row{name: "hook-fails", fields: []string{"linux.netDevices"}, refused: "hooks.createRuntime", spec: taken(func(s *specs.Spec) {
 			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/false"}}}
 		})}
 		r.test(t, w, harness.LXC())
