@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -61,7 +62,7 @@ func fakePct() int {
 		return 98
 	}
 	if a.Hang {
-		select {}
+		time.Sleep(time.Hour) // until it is killed; select would be a deadlock
 	}
 	fmt.Print(a.Stdout)
 	fmt.Fprint(os.Stderr, a.Stderr)

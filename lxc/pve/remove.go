@@ -171,6 +171,10 @@ func (n *Node) collect(ctx context.Context, vmid int, inUse func(string, int) bo
 	if err != nil || !yes {
 		return false, err
 	}
-	err = n.remove(ctx, vmid, conf)
-	return err == nil, err
+	if err := n.remove(ctx, vmid, conf); err != nil {
+		return false, err
+	}
+	// The include file is in the container's own directory, NAMESPACE/ID.
+	dir := filepath.Dir(conf.include())
+	return true, n.Unmark(filepath.Base(filepath.Dir(dir)), filepath.Base(dir), vmid)
 }
