@@ -10,9 +10,11 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc/pve"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/systemd"
+	"github.com/cageforge/containerd-shim-nexcage/oci"
 )
 
 // PVE is a node of Proxmox VE as a Host of one container.
@@ -30,7 +32,10 @@ func (h *PVE) MakesGroup() bool { return true }
 
 // Reserve takes a VMID for the container.
 func (h *PVE) Reserve(ctx context.Context, c *Config, r *Record, save func() error) error {
-	return h.Node.Reserve(ctx, h.config(c, r), func(vmid int) error {
+	if err := h.checkNets(c.Plan); err != nil {
+		return err
+	}
+	return h.Node.Reserve(ctx, h.Client, h.config(c, r), func(vmid int) error {
 		r.Host, r.Node, r.VMID, r.Keep = HostPVE, h.Node.Name, vmid, h.Node.Keep
 		r.LXCPath, r.Name = h.Node.LXC, strconv.Itoa(vmid)
 		r.Namespace, r.ID = c.Request.Namespace, c.Request.ID
@@ -45,6 +50,16 @@ func (h *PVE) Start(ctx context.Context, c *Config, r *Record) (Instance, error)
 		return nil, err
 	}
 	return i, nil
+}
+
+// checkNets refuses interfaces of Proxmox for a network namespace that is not
+// the container's own.
+func (h *PVE) checkNets(plan *oci.Plan) error {
+	if ns, ok := plan.Namespaces[specs.NetworkNamespace]; len(h.Settings.Nets) > 0 && (!ok || ns.Path != "") {
+		return fmt.Errorf("net%d: the container has no network namespace of its own that Proxmox could put an interface into: %w",
+			h.Settings.Nets[0].Index, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 func (h *PVE) config(c *Config, r *Record) *pve.Config {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,6 +41,7 @@ type Settings struct {
 	Tags     []string
 	OnBoot   bool
 	Features string
+	Nets     []Net // that Proxmox makes, in place of the network of the spec
 }
 
 // include is the file of LXC's keys.
@@ -67,6 +69,9 @@ func (c *Config) conf(n *Node, vmid int) ([]byte, error) {
 	props = append(props, cpu(c.Resources)...)
 	if c.Features != "" {
 		props = append(props, Prop{"features", c.Features})
+	}
+	for _, i := range c.Nets {
+		props = append(props, i.prop())
 	}
 	conf := &Conf{
 		Description: c.description(),
@@ -183,7 +188,16 @@ func (c *Config) lines(n *Node, vmid int) ([]lxcconf.Line, error) {
 	if c.Cgroup != "" {
 		lines = append(lines, lxcconf.Set("lxc.cgroup.dir.container", c.Cgroup))
 	}
-	return append(append(lines, base.Lines(c.Helper)...), c.Lines...), nil
+	lines = append(append(lines, base.Lines(c.Helper)...), c.Lines...)
+	if len(c.Nets) == 0 {
+		return lines, nil
+	}
+	// The loopback device alone, which is in the lines of the spec.
+	lines = slices.DeleteFunc(lines, func(l lxcconf.Line) bool { return strings.HasPrefix(l.Key, "lxc.net.") })
+	for _, i := range c.Nets {
+		lines = append(lines, i.lines()...)
+	}
+	return lines, nil
 }
 
 // cleared are the keys of Proxmox and of LXC's common.conf that are taken back.
@@ -220,7 +234,10 @@ func command(args ...string) (string, error) {
 
 // Reserve takes a VMID and makes the CT's configuration. save is called before
 // anybody can take it for a leftover.
-func (n *Node) Reserve(ctx context.Context, c *Config, save func(vmid int) error) error {
+func (n *Node) Reserve(ctx context.Context, client *Client, c *Config, save func(vmid int) error) error {
+	if err := n.setupNets(ctx, client, c.Nets); err != nil {
+		return err
+	}
 	if err := n.removeLeftover(ctx, c); err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func newConfig(t *testing.T, id string) *Config {
 func reserved(t *testing.T, n *Node, c *Config) int {
 	t.Helper()
 	var vmid int
-	require.NoError(t, n.Reserve(t.Context(), c, func(id int) error { vmid = id; return nil }))
+	require.NoError(t, n.Reserve(t.Context(), &Client{}, c, func(id int) error { vmid = id; return nil }))
 	return vmid
 }
 
@@ -75,7 +75,7 @@ func TestManyReserveDistinctVMIDs(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "arch: amd64\n", string(text))
 
-	err = n.Reserve(t.Context(), newConfig(t, "c7"), func(int) error { return nil })
+	err = n.Reserve(t.Context(), &Client{}, newConfig(t, "c7"), func(int) error { return nil })
 	require.ErrorIs(t, err, errdefs.ErrResourceExhausted)
 	assert.ErrorContains(t, err, "no VMID is free from 900000 to 900009")
 }
@@ -94,7 +94,7 @@ func TestAFixedVMIDIsTakenOrRefused(t *testing.T) {
 	assert.Equal(t, 4711, reserved(t, n, c))
 	other := newConfig(t, "c2")
 	other.VMID = 4711
-	err := n.Reserve(t.Context(), other, func(int) error { return errors.New("not reached") })
+	err := n.Reserve(t.Context(), &Client{}, other, func(int) error { return errors.New("not reached") })
 	require.ErrorIs(t, err, errdefs.ErrAlreadyExists)
 	assert.ErrorContains(t, err, "VMID 4711 is in use")
 }
@@ -104,6 +104,9 @@ func TestTheConfigurationShowsTheContainer(t *testing.T) {
 	c := newConfig(t, "c1")
 	c.About = About{Namespace: "k8s.io", ID: "c1", Image: "docker.io/library/nginx:1", Pod: "default/web-0", Command: []string{"nginx", "-g", "daemon `off`;\n"}}
 	c.Tags, c.Features = []string{"team-a"}, "nesting=1"
+	lan, err := ParseNet(0, "ip=10.0.0.2/24,hwaddr=BC:24:11:00:00:01", "vmbr0")
+	require.NoError(t, err)
+	c.Nets = []Net{lan}
 	c.Resources = &specs.LinuxResources{
 		Memory: &specs.LinuxMemory{Limit: ptr(int64(100<<20 + 1)), Swap: ptr(int64(150 << 20))},
 		CPU:    &specs.LinuxCPU{Quota: ptr(int64(150000)), Period: ptr(uint64(100000)), Shares: ptr(uint64(1024))},
@@ -123,6 +126,17 @@ func TestLXCsKeysTakeTheImageFromLXC(t *testing.T) {
 	text, err := lxcconf.Marshal(lines)
 	require.NoError(t, err)
 	golden(t, "include.conf", string(text))
+}
+
+func TestProxmoxsNetworkTakesThePlaceOfTheSpecs(t *testing.T) {
+	lan, err := ParseNet(0, "ip=10.0.0.2/24", "vmbr0")
+	require.NoError(t, err)
+	c := &Config{Settings: Settings{Nets: []Net{lan}}, StateDir: "/s", Base: "/b", Helper: "/h",
+		Lines: []lxcconf.Line{lxcconf.Set("lxc.net.0.type", "empty"), lxcconf.Set("lxc.net.0.flags", "up")}}
+	lines, err := c.lines(&Node{LXC: "/var/lib/lxc"}, 900000)
+	require.NoError(t, err)
+	assert.NotContains(t, lines, lxcconf.Set("lxc.net.0.type", "empty"))
+	assert.Contains(t, lines, lxcconf.Set("lxc.net.0.ipv4.address", "10.0.0.2/24"))
 }
 
 func golden(t *testing.T, name, got string) {

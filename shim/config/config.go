@@ -66,6 +66,7 @@ const (
 	AnnotationPVETags     = AnnotationPVEPrefix + "tags"
 	AnnotationPVEFeatures = AnnotationPVEPrefix + "features"
 	AnnotationPVEOnBoot   = AnnotationPVEPrefix + "onboot"
+	AnnotationPVENet      = AnnotationPVEPrefix + "net" // and a number, up to MaxPVENets
 )
 
 // Config is the whole configuration. What Load, FromOptions and Default
@@ -157,12 +158,16 @@ type Native struct {
 
 // PVE configures containers that are CTs of a Proxmox VE node.
 type PVE struct {
-	Pct        string   `toml:"pct"` // "" is searched in $PATH and /usr/sbin
-	VMIDMin    int      `toml:"vmid_min"`
-	VMIDMax    int      `toml:"vmid_max"`
-	Tags       []string `toml:"tags"`     // besides nexcage and ns-NAMESPACE
-	Features   string   `toml:"features"` // of each CT, as pct has it
-	OnBoot     bool     `toml:"onboot"`
+	Pct      string   `toml:"pct"` // "" is searched in $PATH and /usr/sbin
+	VMIDMin  int      `toml:"vmid_min"`
+	VMIDMax  int      `toml:"vmid_max"`
+	Tags     []string `toml:"tags"`     // besides nexcage and ns-NAMESPACE
+	Features string   `toml:"features"` // of each CT, as pct has it
+	OnBoot   bool     `toml:"onboot"`
+	Bridge   string   `toml:"bridge"` // of an interface that names none
+	// Nets are the interfaces of a container that has a new network namespace,
+	// as pct has net0, net1, …
+	Nets       []string `toml:"nets"`
 	ExitStatus string   `toml:"exit_status"` // as in Native
 }
 
@@ -200,7 +205,7 @@ func defaults() *Config {
 		Routing:  Routing{DefaultBackend: BackendLXC},
 		LXC: LXC{Host: HostAuto, Native: Native{LXCStart: "lxc-start", ExitStatus: ExitStatusAuto},
 			UserNS: UserNSSpec, UserNSUser: "root", UserNSRange: UserNSRangeContainer, UserNSSize: 65536, UserNSFallback: UserNSFallbackError,
-			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, ExitStatus: ExitStatusAuto}},
+			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, Bridge: "vmbr0", ExitStatus: ExitStatusAuto}},
 		Crun: Crun{Path: "crun"},
 	}
 }
@@ -210,8 +215,10 @@ func (c *Config) complete() {
 	if c.LXC.Native.LXCPath == "" && c.StateDir != "" {
 		c.LXC.Native.LXCPath = filepath.Join(c.StateDir, ".lxc")
 	}
-	if len(c.LXC.PVE.Tags) == 0 {
-		c.LXC.PVE.Tags = nil
+	for _, l := range []*[]string{&c.LXC.PVE.Tags, &c.LXC.PVE.Nets} {
+		if len(*l) == 0 {
+			*l = nil // "[]" is no other value than none
+		}
 	}
 	for _, p := range []*string{&c.StateDir, &c.LXC.Helper, &c.LXC.Native.LXCPath, &c.Crun.Root} {
 		if *p != "" {

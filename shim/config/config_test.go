@@ -21,7 +21,7 @@ func TestDefaultIsValid(t *testing.T) {
 		Routing:  Routing{DefaultBackend: "lxc"},
 		LXC: LXC{Host: "auto", Native: Native{LXCStart: "lxc-start", LXCPath: "/run/nexcage/.lxc", ExitStatus: "auto"},
 			UserNS: "spec", UserNSUser: "root", UserNSRange: "container", UserNSSize: 65536, UserNSFallback: "error",
-			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, ExitStatus: "auto"}},
+			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, Bridge: "vmbr0", ExitStatus: "auto"}},
 		Crun: Crun{Path: "crun"},
 	}, c)
 }
@@ -80,6 +80,8 @@ vmid_max = 5999
 tags = ["team-a"]
 features = "nesting=1"
 onboot = true
+bridge = "vmbr7"
+nets = ["ip=dhcp"]
 exit_status = "pidfd"
 [crun]
 path = "/opt/crun"
@@ -98,7 +100,7 @@ level = "debug"
 		LXC: LXC{Host: "native", Helper: "/opt/nexcage-init", AllowedAnnotations: []string{"io.nexcage.backend"},
 			UserNS: "auto", UserNSUser: "containers", UserNSRange: "shared", UserNSSize: 1000, UserNSFallback: "plain",
 			Native: Native{LXCStart: "/opt/lxc/bin/lxc-start", LXCPath: "/srv/lxc", ExitStatus: "monitor"},
-			PVE:    PVE{Pct: "/opt/pct", VMIDMin: 5000, VMIDMax: 5999, Tags: []string{"team-a"}, Features: "nesting=1", OnBoot: true, ExitStatus: "pidfd"}},
+			PVE:    PVE{Pct: "/opt/pct", VMIDMin: 5000, VMIDMax: 5999, Tags: []string{"team-a"}, Features: "nesting=1", OnBoot: true, Bridge: "vmbr7", Nets: []string{"ip=dhcp"}, ExitStatus: "pidfd"}},
 		Crun: Crun{Path: "/opt/crun", Root: "/run/crun", SystemdCgroup: true},
 		Log:  Log{Level: "debug"},
 	}, c)
@@ -139,6 +141,8 @@ func TestLoadNamesTheKeyAndTheAllowedValues(t *testing.T) {
 		"expression that is not RE2":  {"[[routing.rules]]\nbackend = 'lxc'\nnerdctl_name = '(?=x)'", []string{"routing.rules[0].nerdctl_name: error parsing regexp"}},
 		"VMID too small":              {"[lxc.pve]\nvmid_min = 99", []string{"lxc.pve.vmid_min: 99 is not from 100 to 999999999"}},
 		"VMIDs the wrong way round":   {"[lxc.pve]\nvmid_max = 899999", []string{"lxc.pve.vmid_max: 899999 is not from lxc.pve.vmid_min, 900000"}},
+		"bridge of no name":           {"[lxc.pve]\nbridge = 'a,b'", []string{`lxc.pve.bridge: "a,b" is no name of a bridge`}},
+		"empty interface":             {"[lxc.pve]\nnets = ['']", []string{"lxc.pve.nets[0]: is empty"}},
 		"tag of no CT":                {"[lxc.pve]\ntags = ['a', 'B c']", []string{`lxc.pve.tags[1]: "B c" is no tag of Proxmox`}},
 		"features of no CT":           {"[lxc.pve]\nfeatures = 'nesting'", []string{`lxc.pve.features: "nesting" is not of the form`}},
 		"unknown host":                {"[lxc]\nhost = 'xen'", []string{`lxc.host: "xen" is not one of "auto", "native"`}},

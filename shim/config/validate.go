@@ -6,6 +6,8 @@ import (
 	"math"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -81,6 +83,12 @@ func (l *LXC) validateUserNS() error {
 	return errors.Join(errs...)
 }
 
+// MaxPVENets is how many interfaces a CT can have.
+const MaxPVENets = 32
+
+// PVENet is the annotation of an interface of a CT.
+func PVENet(i int) string { return AnnotationPVENet + strconv.Itoa(i) }
+
 // The VMIDs that Proxmox allows.
 const minVMID, maxVMID = 100, 999999999
 
@@ -95,6 +103,17 @@ func (p *PVE) validate() error {
 	if p.VMIDMax < p.VMIDMin || p.VMIDMax > maxVMID {
 		errs = append(errs, invalid("lxc.pve.vmid_max", "%d is not from lxc.pve.vmid_min, %d, to %d", p.VMIDMax, p.VMIDMin, maxVMID))
 	}
+	if !pveBridge.MatchString(p.Bridge) {
+		errs = append(errs, invalid("lxc.pve.bridge", "%q is no name of a bridge", p.Bridge))
+	}
+	if len(p.Nets) > MaxPVENets {
+		errs = append(errs, invalid("lxc.pve.nets", "has %d interfaces, Proxmox allows %d", len(p.Nets), MaxPVENets))
+	}
+	for i, n := range p.Nets {
+		if n == "" {
+			errs = append(errs, invalid(fmt.Sprintf("lxc.pve.nets[%d]", i), "is empty"))
+		}
+	}
 	for i, t := range p.Tags {
 		errs = append(errs, CheckTag(fmt.Sprintf("lxc.pve.tags[%d]", i), t))
 	}
@@ -103,6 +122,7 @@ func (p *PVE) validate() error {
 
 var (
 	pveTag      = regexp.MustCompile(`^[a-z0-9_][a-z0-9_\-+.]*$`)
+	pveBridge   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.\-]*$`)
 	pveFeatures = regexp.MustCompile(`^[a-z_]+=[a-z0-9;]+(,[a-z_]+=[a-z0-9;]+)*$`)
 )
 
@@ -132,7 +152,12 @@ func (c *Crun) validate() error {
 
 // Annotations are those that the shim knows, sorted.
 func Annotations() []string {
-	return []string{AnnotationBackend, AnnotationPVEFeatures, AnnotationPVEOnBoot, AnnotationPVETags, AnnotationVMID}
+	all := []string{AnnotationBackend, AnnotationPVEFeatures, AnnotationPVEOnBoot, AnnotationPVETags, AnnotationVMID}
+	for i := range MaxPVENets {
+		all = append(all, PVENet(i))
+	}
+	slices.Sort(all)
+	return all
 }
 
 func oneOf(key, value string, allowed ...string) error {

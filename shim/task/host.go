@@ -8,10 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc"
@@ -126,7 +128,7 @@ func (s *Service) pveHost(ctx context.Context, e *entry, helperPath string) (lxc
 		return nil, err
 	}
 	collectAfterBoot(ctx, node)
-	settings, err := pveSettings(&e.config.LXC.PVE, e.spec.Annotations)
+	settings, err := pveSettings(&e.config.LXC.PVE, e.spec)
 	if err != nil {
 		return nil, err
 	}
@@ -164,14 +166,17 @@ func haltSignal(s string) string {
 
 // pveSettings are those of the configuration, as annotations change them. That
 // these are allowed has been checked.
-func pveSettings(c *config.PVE, annotations map[string]string) (pve.Settings, error) {
+func pveSettings(c *config.PVE, spec *specs.Spec) (pve.Settings, error) {
+	annotations := spec.Annotations
 	s := pve.Settings{
 		Range:    pve.Range{Min: c.VMIDMin, Max: c.VMIDMax},
 		Tags:     c.Tags,
 		Features: c.Features,
 		OnBoot:   c.OnBoot,
 	}
-	var errs []error
+	nets, err := pveNets(c, spec)
+	s.Nets = nets
+	errs := []error{err}
 	for name, set := range map[string]func(key, value string) error{
 		config.AnnotationVMID: func(key, value string) (err error) {
 			if s.VMID, err = strconv.Atoi(value); err != nil || s.VMID < pve.MinVMID || s.VMID > pve.MaxVMID {
@@ -205,4 +210,31 @@ func pveSettings(c *config.PVE, annotations map[string]string) (pve.Settings, er
 		}
 	}
 	return s, errors.Join(errs...)
+}
+
+// pveNets are the interfaces of a CT: those configured, if the network namespace
+// is a new one, as annotations change them.
+func pveNets(c *config.PVE, spec *specs.Spec) (nets []pve.Net, err error) {
+	for i := range pve.MaxNets {
+		from, text := config.PVENet(i), spec.Annotations[config.PVENet(i)]
+		if _, ok := spec.Annotations[from]; ok {
+			from = "annotation " + from
+		} else if i < len(c.Nets) && hasNewNetwork(spec) {
+			from, text = fmt.Sprintf("lxc.pve.nets[%d]", i), c.Nets[i]
+		} else {
+			continue
+		}
+		n, perr := pve.ParseNet(i, text, c.Bridge)
+		if perr != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", from, perr))
+		}
+		nets = append(nets, n)
+	}
+	return nets, err
+}
+
+func hasNewNetwork(spec *specs.Spec) bool {
+	return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.NetworkNamespace && n.Path == ""
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -17,12 +18,12 @@ import (
 func TestSettingsOfACTFollowItsAnnotations(t *testing.T) {
 	c := config.Default().LXC.PVE
 	c.Tags, c.OnBoot = []string{"a"}, true
-	got, err := pveSettings(&c, map[string]string{
+	got, err := pveSettings(&c, &specs.Spec{Annotations: map[string]string{
 		config.AnnotationVMID: "4711", config.AnnotationPVETags: "b;c", config.AnnotationPVEFeatures: "nesting=1", config.AnnotationPVEOnBoot: "0",
-	})
+	}})
 	require.NoError(t, err)
 	assert.Equal(t, pve.Settings{VMID: 4711, Range: pve.Range{Min: 900000, Max: 999999}, Tags: []string{"a", "b", "c"}, Features: "nesting=1"}, got)
-	got, err = pveSettings(&c, nil)
+	got, err = pveSettings(&c, &specs.Spec{})
 	require.NoError(t, err)
 	assert.Equal(t, pve.Settings{Range: pve.Range{Min: 900000, Max: 999999}, Tags: []string{"a"}, OnBoot: true}, got)
 }
@@ -30,10 +31,40 @@ func TestSettingsOfACTFollowItsAnnotations(t *testing.T) {
 func TestAnAnnotationOfACTThatIsWrongIsNamed(t *testing.T) {
 	for name, value := range map[string]string{
 		config.AnnotationVMID: "99", config.AnnotationPVETags: "a,B", config.AnnotationPVEFeatures: "nesting", config.AnnotationPVEOnBoot: "yes",
+		config.PVENet(0): "bridge", config.PVENet(31): "",
 	} {
-		_, err := pveSettings(&config.Default().LXC.PVE, map[string]string{name: value})
+		_, err := pveSettings(&config.Default().LXC.PVE, &specs.Spec{Annotations: map[string]string{name: value}})
 		require.ErrorIs(t, err, errdefs.ErrInvalidArgument, name)
 		assert.ErrorContains(t, err, "annotation "+name)
+	}
+}
+
+func TestConfiguredInterfacesAreForANewNetworkNamespace(t *testing.T) {
+	c := config.Default().LXC.PVE
+	c.Nets = []string{"bridge=vmbr1", "bridge=vmbr2"}
+	network := func(path string) *specs.Linux {
+		return &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: path}}}
+	}
+	for name, tc := range map[string]struct {
+		spec specs.Spec
+		want []int
+	}{
+		"new":                  {specs.Spec{Linux: network("")}, []int{0, 1}},
+		"joined":               {specs.Spec{Linux: network("/run/netns/cni")}, nil},
+		"the host's":           {specs.Spec{Linux: &specs.Linux{}}, nil},
+		"one more":             {specs.Spec{Linux: network(""), Annotations: map[string]string{config.PVENet(5): "tag=2"}}, []int{0, 1, 5}},
+		"annotation, joined":   {specs.Spec{Linux: network("/x"), Annotations: map[string]string{config.PVENet(5): "tag=2"}}, []int{5}},
+		"one in place of that": {specs.Spec{Linux: network(""), Annotations: map[string]string{config.PVENet(0): "tag=2"}}, []int{0, 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nets, err := pveNets(&c, &tc.spec)
+			require.NoError(t, err)
+			var got []int
+			for _, n := range nets {
+				got = append(got, n.Index)
+			}
+			assert.Equal(t, tc.want, got)
+		})
 	}
 }
 
