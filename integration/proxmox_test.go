@@ -2,8 +2,16 @@ package integration
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"testing"
 
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
@@ -42,4 +50,99 @@ func TestLifecycleOnProxmox(t *testing.T) {
 			t.Run(sc.name, func(t *testing.T) { sc.test(t, w, harness.LXC()) })
 		}
 	}
+}
+
+// pct runs a command of the node's, as an operator would.
+func pct(t *testing.T, w *place, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), filepath.Join(w.Node.Sbin, "pct"), args...).CombinedOutput()
+	require.NoError(t, err, "pct %v: %s", args, out)
+	return string(out)
+}
+
+// vmidOf is the VMID of a container, as its record tells it.
+func vmidOf(t *testing.T, s *script) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("/run/nexcage", s.World.Namespace, s.ID, "state.json"))
+	require.NoError(t, err)
+	var st struct {
+		Host string
+		VMID int
+	}
+	require.NoError(t, json.Unmarshal(data, &st))
+	require.Equal(t, "pve", st.Host)
+	return strconv.Itoa(st.VMID)
+}
+
+// TestKilledShimLeavesNothingOnProxmox is TestKilledShimLeavesNothing for CTs.
+func TestKilledShimLeavesNothingOnProxmox(t *testing.T) {
+	w := proxmox(t)
+	for _, phase := range phases {
+		t.Run(phase.name, func(t *testing.T) {
+			leaveNothing(t, w)
+			logged(t, w)
+			s := newScript(t, w, harness.LXC(), "ct-"+phase.name, "sh", "-c", "sleep 1001 & exec sleep 1000")
+			phase.reach(s)
+			require.NoError(t, s.last)
+			s.awaitEvent(phase.events[len(phase.events)-3])
+			vmid := vmidOf(t, s)
+			murder(t, shims(t)[s.ID])
+			s.checkEvents(phase.events)
+			assert.NoFileExists(t, "/etc/pve/lxc/"+vmid+".conf")
+		})
+	}
+}
+
+// What an operator does to a CT in Proxmox's UI is an end like any other.
+func TestAnOperatorEndsAContainerOnProxmox(t *testing.T) {
+	w := proxmox(t)
+	handler := []string{"sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done"}
+	for name, tc := range map[string]struct {
+		command, exit string
+	}{
+		"stop":     {"stop", "exit: 137"},
+		"shutdown": {"shutdown", "exit: 5"},
+		"reboot":   {"reboot", "exit: 5"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leaveNothing(t, w)
+			logged(t, w)
+			s := newScript(t, w, harness.LXC(), "ui-"+name, handler...)
+			s.create()
+			s.start()
+			require.NoError(t, s.stdio.AwaitOut(s.ctx, "ready"))
+			vmid := vmidOf(t, s)
+			ended := make(chan string, 1)
+			go func() {
+				out, err := exec.Command(filepath.Join(w.Node.Sbin, "pct"), tc.command, vmid).CombinedOutput()
+				ended <- fmt.Sprint(string(out), err)
+			}()
+			s.wait()
+			s.delete()
+			t.Log(<-ended)
+			assert.Contains(t, s.log, tc.exit)
+			assert.NoFileExists(t, "/etc/pve/lxc/"+vmid+".conf")
+		})
+	}
+}
+
+// An interface that Proxmox makes is up, with its address, on the bridge.
+func TestInterfaceThatProxmoxMakes(t *testing.T) {
+	w := proxmox(t)
+	leaveNothing(t, w)
+	logged(t, w)
+	rt := harness.LXC()
+	rt.Options = harness.Config("[lxc]\nallowed_annotations = ['io.nexcage.pve.net0']\n")
+	annotations := oci.WithAnnotations(map[string]string{"io.nexcage.pve.net0": "ip=10.9.0.77/24,gw=10.9.0.1"})
+	s := newScriptSpec(t, w, rt, "interface", []oci.SpecOpts{annotations}, "sh", "-c", "ip addr show eth0; ip route; ip addr show lo; ping -c 1 -W 5 10.9.0.1")
+	s.create()
+	assert.Contains(t, pct(t, w, "config", vmidOf(t, s)), "net0: name=eth0,bridge=vmbr0,gw=10.9.0.1,hwaddr=BC:24:11:")
+	s.start()
+	s.wait()
+	s.delete()
+	out := s.stdio.Out()
+	assert.Contains(t, out, "inet 10.9.0.77/24")
+	assert.Contains(t, out, "default via 10.9.0.1")
+	assert.Contains(t, out, "inet 127.0.0.1/8")
+	assert.Contains(t, out, "1 packets received")
 }

@@ -60,6 +60,7 @@ type creation struct {
 	unit    *Unit               // nil without systemd
 	users   map[string]*os.File // user namespaces by their mapping; nil before resolveIDs
 	mounted bool                // the snapshot is, or was tried to
+	waited  time.Duration       // for the host to start LXC
 	undo    []func(context.Context) error
 }
 
@@ -88,10 +89,10 @@ func Create(ctx context.Context, r Request) (_ *Container, retErr error) {
 		{"network", c.moveNetDevices},
 		{"rootfs", c.build},
 		{"process", c.prepare},
-		{"host", func(ctx context.Context) error { return c.instance.Ready(ctx) }},
+		{"host", c.awaitHost},
 		{"settle", c.leaveNetDevices},
 	}
-	fields := log.Fields{"id": r.ID}
+	fields, begin := log.Fields{"id": r.ID}, time.Now()
 	for _, p := range phases {
 		start := time.Now()
 		if err := p.do(ctx); err != nil {
@@ -99,6 +100,7 @@ func Create(ctx context.Context, r Request) (_ *Container, retErr error) {
 		}
 		fields[p.name] = time.Since(start).Round(time.Microsecond).String()
 	}
+	fields["own"] = (time.Since(begin) - c.waited).Round(time.Microsecond).String()
 	log.G(ctx).WithFields(fields).Debug("created LXC container")
 	go c.watch(context.WithoutCancel(ctx))
 	return c.Container, nil
@@ -231,6 +233,7 @@ func (c *creation) noteMonitor() (err error) {
 
 // accept waits for the helper, or for the end of an LXC that failed.
 func (c *creation) accept(ctx context.Context, l *helper.Listener) (*helper.Conn, error) {
+	defer c.waiting()()
 	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("the helper did not connect within %s", connectTimeout))
 	defer cancel()
 	ctx, fail := context.WithCancelCause(ctx)
@@ -247,6 +250,18 @@ func (c *creation) accept(ctx context.Context, l *helper.Listener) (*helper.Conn
 		return nil, context.Cause(ctx)
 	}
 	return conn, err
+}
+
+// awaitHost waits until the host has done its own part of the start.
+func (c *creation) awaitHost(ctx context.Context) error {
+	defer c.waiting()()
+	return c.instance.Ready(ctx)
+}
+
+// waiting counts the time until what it returns is called as the host's.
+func (c *creation) waiting() func() {
+	begin := time.Now()
+	return func() { c.waited += time.Since(begin) }
 }
 
 // abandon ends a container that did not come into being.
