@@ -60,8 +60,8 @@ func pct(t *testing.T, w *place, args ...string) string {
 	return string(out)
 }
 
-// vmidOf is the VMID of a container, as its record tells it.
-func vmidOf(t *testing.T, s *script) string {
+// recordedVMID is the VMID of a container, as its record tells it.
+func recordedVMID(t *testing.T, s *script) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("/run/nexcage", s.World.Namespace, s.ID, "state.json"))
 	require.NoError(t, err)
@@ -85,7 +85,7 @@ func TestKilledShimLeavesNothingOnProxmox(t *testing.T) {
 			phase.reach(s)
 			require.NoError(t, s.last)
 			s.awaitEvent(phase.events[len(phase.events)-3])
-			vmid := vmidOf(t, s)
+			vmid := recordedVMID(t, s)
 			murder(t, shims(t)[s.ID])
 			s.checkEvents(phase.events)
 			assert.NoFileExists(t, "/etc/pve/lxc/"+vmid+".conf")
@@ -111,7 +111,7 @@ func TestAnOperatorEndsAContainerOnProxmox(t *testing.T) {
 			s.create()
 			s.start()
 			require.NoError(t, s.stdio.AwaitOut(s.ctx, "ready"))
-			vmid := vmidOf(t, s)
+			vmid := recordedVMID(t, s)
 			ended := make(chan string, 1)
 			go func() {
 				out, err := exec.Command(filepath.Join(w.Node.Sbin, "pct"), tc.command, vmid).CombinedOutput()
@@ -136,7 +136,7 @@ func TestInterfaceThatProxmoxMakes(t *testing.T) {
 	annotations := oci.WithAnnotations(map[string]string{"io.nexcage.pve.net0": "ip=10.9.0.77/24,gw=10.9.0.1"})
 	s := newScriptSpec(t, w, rt, "interface", []oci.SpecOpts{annotations}, "sh", "-c", "ip addr show eth0; ip route; ip addr show lo; ping -c 1 -W 5 10.9.0.1")
 	s.create()
-	assert.Contains(t, pct(t, w, "config", vmidOf(t, s)), "net0: name=eth0,bridge=vmbr0,gw=10.9.0.1,hwaddr=BC:24:11:")
+	assert.Contains(t, pct(t, w, "config", recordedVMID(t, s)), "net0: name=eth0,bridge=vmbr0,gw=10.9.0.1,hwaddr=BC:24:11:")
 	s.start()
 	s.wait()
 	s.delete()
