@@ -219,8 +219,8 @@ func (s *Service) Connect(ctx context.Context, r *taskAPI.ConnectRequest) (*task
 
 // giveUp forgets a container whose creation failed.
 func (s *Service) giveUp(id string, e *entry) {
+	s.forget(id, e) // first, so that a Delete that waits finds nothing
 	s.settle(e)
-	s.forget(id, e)
 }
 
 // forget forgets a container. If its client has asked for the shutdown while it
