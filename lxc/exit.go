@@ -41,8 +41,8 @@ func (c *creation) watchExit(ctx context.Context) (err error) {
 }
 
 // broadcastTimeout bounds the way of the exit status through lxc-monitord
-// after LXC's end. It is only met when LXC was killed.
-const broadcastTimeout = 3 * time.Second
+// after LXC's end. It is only met when lxc-monitord hangs.
+const broadcastTimeout = 60 * time.Second
 
 var errNoBroadcast = errors.New("LXC ended without telling it")
 
@@ -56,7 +56,9 @@ func (c *Container) waitStatus(ctx context.Context) (unix.WaitStatus, error) {
 	go func() {
 		select {
 		case <-c.instance.Done():
-			time.AfterFunc(broadcastTimeout, func() { giveUp(errNoBroadcast) })
+			marked, cancel := context.WithTimeoutCause(ctx, broadcastTimeout, errNoBroadcast)
+			defer cancel()
+			giveUp(errors.Join(errNoBroadcast, c.exits.Mark(marked)))
 		case <-ctx.Done():
 		}
 	}()

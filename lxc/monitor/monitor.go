@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -31,9 +32,13 @@ type message struct {
 // Types of messages, and the one state of interest.
 const (
 	typeState    = 0
+	typePriority = 1 // of lxc_monitor, unused since LXC 1.0
 	typeExitCode = 2
 	starting     = 1
 )
+
+// fifoDir is below root's runtime directory (lxc_monitor_fifo_name).
+const fifoDir = "/run/lxc"
 
 // reconnects bounds how often a watcher looks for a new lxc-monitord when its
 // own has died.
@@ -44,6 +49,7 @@ type Watcher struct {
 	lxcpath string
 	name    string
 	status  chan unix.WaitStatus // gets the first one
+	passed  chan struct{}        // gets one when the mark of Mark has come back
 	done    chan struct{}        // closed when nothing more is read
 	err     error                // why; written before done is closed
 
@@ -78,7 +84,7 @@ func Watch(ctx context.Context, lxcpath, name string) (_ *Watcher, retErr error)
 	}
 	w := &Watcher{
 		lxcpath: lxcpath, name: name,
-		status: make(chan unix.WaitStatus, 1), done: make(chan struct{}),
+		status: make(chan unix.WaitStatus, 1), passed: make(chan struct{}, 1), done: make(chan struct{}),
 		lock: l, conn: conn,
 	}
 	go w.run(context.WithoutCancel(ctx), conn)
@@ -103,6 +109,39 @@ func (w *Watcher) Exit(ctx context.Context) (unix.WaitStatus, error) {
 		return 0, fmt.Errorf("no exit status of %s from lxc-monitord: %w", w.name, err)
 	}
 	return 0, fmt.Errorf("no exit status of %s from lxc-monitord: %w", w.name, w.err)
+}
+
+// Mark returns when everything that was broadcast until now has arrived: the
+// exit status of a container whose lxc-start has ended, or never. It sends a
+// message of its own through lxc-monitord's FIFO, which keeps the order, however
+// long lxc-monitord takes.
+func (w *Watcher) Mark(ctx context.Context) error {
+	m := message{Type: typePriority}
+	copy(m.Name[:len(m.Name)-1], w.mark())
+	if err := tell(w.lxcpath, m); err != nil {
+		return err
+	}
+	select {
+	case <-w.passed:
+		return nil
+	case <-w.done:
+		return w.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// mark is no container's name: those have no slash.
+func (w *Watcher) mark() string { return "nexcage/" + w.name }
+
+// tell writes a message for all clients, as lxc-start does (LXC's
+// monitor.c, lxc_monitor_fifo_send; one write of less than PIPE_BUF).
+func tell(lxcpath string, m message) error {
+	fifo, err := os.OpenFile(filepath.Join(fifoDir, lxcpath, "monitor-fifo"), os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err // ENXIO: nobody reads
+	}
+	return errors.Join(binary.Write(fifo, binary.NativeEndian, m), fifo.Close())
 }
 
 // Close ends the watch. The last watcher of a lxcpath, whichever process it is
@@ -144,6 +183,11 @@ func (w *Watcher) read(conn net.Conn, begun *bool) error {
 		}
 		name, _, _ := strings.Cut(string(m.Name[:]), "\x00")
 		switch {
+		case name == w.mark():
+			select {
+			case w.passed <- struct{}{}:
+			default:
+			}
 		case name != w.name:
 		case m.Type == typeState && m.Value == starting:
 			*begun = true

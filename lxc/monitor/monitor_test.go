@@ -111,7 +111,12 @@ func watching(t *testing.T) (*Watcher, *fake, net.Conn) {
 
 func watch(t *testing.T, lxcpath string) *Watcher {
 	t.Helper()
-	w, err := Watch(t.Context(), lxcpath, "c1")
+	return watchName(t, lxcpath, "c1")
+}
+
+func watchName(t *testing.T, lxcpath, name string) *Watcher {
+	t.Helper()
+	w, err := Watch(t.Context(), lxcpath, name)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
 	return w

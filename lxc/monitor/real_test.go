@@ -106,6 +106,25 @@ func TestManyWatchersShareOneMonitord(t *testing.T) {
 	wg.Wait()
 }
 
+func TestTheMarkComesAfterWhatWasBroadcast(t *testing.T) {
+	lxcpath := realPath(t)
+	one, two := watch(t, lxcpath), watchName(t, lxcpath, "c2")
+	for i := range 100 {
+		broadcast(t, lxcpath, msg(typeState, "c2", starting), msg(typeExitCode, "other", int32(i)))
+	}
+	broadcast(t, lxcpath, msg(typeExitCode, "c2", 9))
+	ctx := within(t, 10*time.Second)
+	require.NoError(t, two.Mark(ctx))
+	select {
+	case status := <-two.status:
+		assert.Equal(t, unix.WaitStatus(9), status)
+	default:
+		assert.Fail(t, "no status when the mark has come")
+	}
+	require.NoError(t, one.Mark(ctx), "of a container that nothing was said of")
+	assert.Empty(t, one.status)
+}
+
 func TestAKilledMonitordIsReplaced(t *testing.T) {
 	dir := realPath(t)
 	w := watch(t, dir)

@@ -28,7 +28,7 @@ var (
 		{"trixie", ".", 90 * time.Minute},
 		{"bookworm", ".", 90 * time.Minute},
 	}
-	shortSuites = []suite{{"trixie", "TestLifecycle/lxc/2.4", 10 * time.Minute}}
+	shortSuites = []suite{{"trixie", "^TestLifecycle$/^lxc$/2.4", 10 * time.Minute}}
 )
 
 // suites selects by -short, -distribution and a pattern.
