@@ -387,3 +387,22 @@ func TestIDMappedMounts(t *testing.T) {
 		})
 	}
 }
+
+// A createContainer hook has the rights of the container's root: it may work in
+// the root file system, from the bundle.
+func TestCreateContainerHookInAUserNamespace(t *testing.T) {
+	w := usernsWorld(t, 4)
+	leaveNothing(t, w)
+	logged(t, w)
+	hooked := func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "id -u > rootfs/hook"}, Env: []string{"PATH=/usr/bin:/bin"}}}}
+		return nil
+	}
+	s := newScriptSpec(t, w, harness.UserNS(""), "hook", []oci.SpecOpts{hooked}, "stat", "-c", "%u %s", "/hook")
+	out := &harness.Stdio{}
+	require.NoError(t, s.Create(s.ctx, out))
+	s.start()
+	s.wait()
+	require.NoError(t, out.Wait(within(t, 30*time.Second)))
+	assert.Equal(t, "0 2\n", out.Out())
+}

@@ -82,6 +82,9 @@ func (c *creation) shift(ctx context.Context, ids oci.IDMap) error {
 	if err := c.resolveIDs(ctx); err != nil {
 		return err
 	}
+	if err := c.openBundle(ids); err != nil {
+		return err
+	}
 	if c.record.Rootfs == "" {
 		return errNoSnapshot
 	}
@@ -93,6 +96,17 @@ func (c *creation) shift(ctx context.Context, ids oci.IDMap) error {
 		c.mounted = true
 		return rootfs.MountSnapshot(c.request.Rootfs, c.record.Rootfs, ids, users)
 	})
+}
+
+// openBundle lets the createContainer hooks, which run as the container's root,
+// use the bundle as their working directory. containerd does the same if it is
+// the spec that has a user namespace.
+func (c *creation) openBundle(ids oci.IDMap) error {
+	if c.plan.Hooks == nil || len(c.plan.Hooks.CreateContainer) == 0 {
+		return nil
+	}
+	gid, _ := ids.HostGID(0)
+	return errors.Join(os.Lchown(c.request.Bundle, -1, int(gid)), os.Chmod(c.request.Bundle, 0o710))
 }
 
 // unshift takes back what a shift that failed has done.
