@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
 )
 
 // TestSpecUserNamespaces is about mappings of ids, of a container and of a
@@ -68,5 +70,20 @@ var usernsRows = []row{
 			})
 		},
 		args: []string{"stat", "-c", "%u:%g", "/bound/file"}, want: "503:704\n",
+	},
+	{
+		name: "hook-in-a-user-namespace", fields: []string{"hooks.createContainer", "linux.uidMappings"},
+		spec: func(x *shown, s *specs.Spec) {
+			mapped(s)
+			x.dir = filepath.Join(harness.Dir(), "hook") // which others than root may enter
+			require.NoError(x.t, os.Mkdir(x.dir, 0o700))
+			require.NoError(x.t, os.Chmod(x.dir, 0o777))
+			x.t.Cleanup(func() { assert.NoError(x.t, os.RemoveAll(x.dir)) })
+			addHook(s, "createContainer", hook("createContainer", "id -u > $1/uid; readlink /proc/self/ns/user > $1/user", x.dir))
+		},
+		look: func(x *shown) {
+			assert.Equal(x.t, "0\n", x.hostFile("uid"))
+			assert.Equal(x.t, x.namespace("user")+"\n", x.hostFile("user"))
+		},
 	},
 }

@@ -58,10 +58,11 @@ func checkHook(path string, h specs.Hook) error {
 }
 
 // HookOps are the operations that make the helper a createContainer hook: with
-// the rights of the runtime, in dir.
+// the rights of the runtime, in dir; or in / where that is root of a user
+// namespace, who may not enter dir.
 func HookOps(h specs.Hook, o ProcessOptions, dir string) (prepare, start []initop.Op) {
 	argv, env := hookExec(h)
-	prepare = append(sessionOps(o), initop.Umask(defaultUmask), initop.Chdir(dir), initop.Lookup(h.Path, ""))
+	prepare = append(sessionOps(o), initop.Umask(defaultUmask), initop.Chdir("/"), initop.TryChdir(dir), initop.Lookup(h.Path, ""))
 	return prepare, []initop.Op{initop.CloseFrom(unix.Stderr + 1), initop.Exec(argv, env)}
 }
 
