@@ -41,3 +41,16 @@ func BenchmarkStats(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkFirstStats(b *testing.B) {
+	g, err := Of(os.Getpid())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for range b.N {
+		g.stat = nil
+		if _, err := g.Stats(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

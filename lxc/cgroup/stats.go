@@ -3,6 +3,8 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -50,8 +52,7 @@ func (g *Group) figures() (_ any, err error) {
 	return g.stat()
 }
 
-// reader looks the group's files up, which takes as long as reading them: it
-// parses all mounts of the host.
+// reader looks the group's files up.
 func (g *Group) reader() (func() (any, error), error) {
 	if g.unified {
 		p := g.places[0]
@@ -61,7 +62,7 @@ func (g *Group) reader() (func() (any, error), error) {
 		}
 		return func() (any, error) { return m.Stat() }, nil
 	}
-	cg, err := cgroup1.Load(g.pathV1)
+	cg, err := cgroup1.Load(g.pathV1, cgroup1.WithHierarchy(g.figuresV1))
 	if errors.Is(err, cgroup1.ErrCgroupDeleted) {
 		return nil, fmt.Errorf("control group: %w", errdefs.ErrNotFound)
 	}
@@ -75,6 +76,20 @@ func (g *Group) reader() (func() (any, error), error) {
 		}
 		return m, err
 	}, nil
+}
+
+// figuresV1 are the controllers that have figures. cgroup1's own hierarchy is
+// found by parsing the host's mounts, which takes longer than reading them.
+func (g *Group) figuresV1() ([]cgroup1.Subsystem, error) {
+	root := filepath.Dir(g.places[0].mount)
+	s := []cgroup1.Subsystem{
+		cgroup1.NewPids(root), cgroup1.NewCpu(root), cgroup1.NewCpuacct(root), cgroup1.NewMemory(root), cgroup1.NewBlkio(root), cgroup1.NewRdma(root),
+	}
+	h, err := cgroup1.NewHugetlb(root)
+	if errors.Is(err, fs.ErrNotExist) { // a kernel without huge pages
+		return s, nil
+	}
+	return append(s, h), err
 }
 
 // pathV1 is the group's path in the hierarchy of a controller.
