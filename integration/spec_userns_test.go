@@ -79,7 +79,7 @@ var usernsRows = []row{
 			require.NoError(x.t, os.Mkdir(x.dir, 0o700))
 			require.NoError(x.t, os.Chmod(x.dir, 0o777))
 			x.t.Cleanup(func() { assert.NoError(x.t, os.RemoveAll(x.dir)) })
-			addHook(s, "createContainer", hook("createContainer", "id -u > $1/uid; readlink /proc/self/ns/user > $1/user", x.dir))
+			addHook(s, "createContainer", hook("createContainer", "cat > /dev/null; id -u > $1/uid; readlink /proc/self/ns/user > $1/user", x.dir))
 		},
 		look: func(x *shown) {
 			assert.Equal(x.t, "0\n", x.hostFile("uid"))
