@@ -63,6 +63,9 @@ disabled_plugins = [
   'io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.btrfs', 'io.containerd.snapshotter.v1.devmapper',
   'io.containerd.snapshotter.v1.zfs', 'io.containerd.snapshotter.v1.blockfile', 'io.containerd.snapshotter.v1.erofs',
 ]
+[timeouts]
+  'io.containerd.timeout.shim.shutdown' = '{{.Seconds 3}}'
+  'io.containerd.timeout.shim.cleanup' = '{{.Seconds 5}}'
 [plugins.'io.containerd.server.v1.grpc']
   address = '{{.Address}}'
 [plugins.'io.containerd.server.v1.ttrpc']
@@ -80,6 +83,9 @@ disabled_plugins = [
   'io.containerd.snapshotter.v1.aufs', 'io.containerd.snapshotter.v1.btrfs', 'io.containerd.snapshotter.v1.devmapper',
   'io.containerd.snapshotter.v1.zfs', 'io.containerd.snapshotter.v1.blockfile',
 ]
+[timeouts]
+  'io.containerd.timeout.shim.shutdown' = '{{.Seconds 3}}'
+  'io.containerd.timeout.shim.cleanup' = '{{.Seconds 5}}'
 [grpc]
   address = '{{.Address}}'
 [ttrpc]
@@ -117,6 +123,9 @@ var Bin = sync.OnceValue(func() string {
 	}
 	return "bin"
 })
+
+// Seconds is a time limit of containerd as it is here.
+func (w *World) Seconds(n int) string { return fmt.Sprintf("%ds", n*Slowness()) }
 
 // NewWorld starts a containerd below dir, which must be a directory of the
 // session, and imports the images. Close ends it.
