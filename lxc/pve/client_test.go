@@ -21,21 +21,23 @@ func TestErrorsOfPctTellTheirClassInOneLine(t *testing.T) {
 	}{
 		"no CT": {answer{Stderr: "Configuration file 'nodes/vm/lxc/7101.conf' does not exist\n", Code: 255}, errdefs.ErrNotFound,
 			"pct start 7101: exit status 255: Configuration file 'nodes/vm/lxc/7101.conf' does not exist"},
-		"runs already":        {answer{Stderr: "CT 7101 already running\n", Code: 255}, errdefs.ErrAlreadyExists, ""},
-		"there is one":        {answer{Stderr: "CT 7101 already exists on node 'vm'\n", Code: 2}, errdefs.ErrAlreadyExists, ""},
-		"locked":              {answer{Stderr: "CT is locked (backup)\n", Code: 255}, errdefs.ErrUnavailable, ""},
-		"no quorum":           {answer{Stderr: "cluster not ready - no quorum?\n", Code: 255}, errdefs.ErrUnavailable, ""},
-		"pmxcfs is down":      {answer{Stderr: "ipcc_send_rec[1] failed: Connection refused\nUnable to load access control list: Connection refused\n", Code: 111}, errdefs.ErrUnavailable, ""},
-		"lock timeout":        {answer{Stderr: "trying to acquire lock...\ncan't lock file '/run/lock/lxc/pve-config-7101.lock' - got timeout\n", Code: 255}, errdefs.ErrUnavailable, "pct start 7101: exit status 255: can't lock file '/run/lock/lxc/pve-config-7101.lock' - got timeout"},
-		"lock timeout of set": {answer{Stderr: "trying to acquire lock...can't lock file '/x' - got timeout\n", Code: 4}, errdefs.ErrUnavailable, "pct start 7101: exit status 4: can't lock file '/x' - got timeout"},
-		"parameters":          {answer{Stderr: parameter, Code: 2}, errdefs.ErrInvalidArgument, "pct start 7101: exit status 2: 400 Parameter verification failed.; vmid: type check ('integer') failed - got 'abc'"},
-		"storage is full":     {answer{Stderr: "unable to create CT 7101 - no space: No space left on device\n", Code: 255}, errdefs.ErrResourceExhausted, ""},
-		"not root":            {answer{Stderr: "please run as root\n", Code: 255}, errdefs.ErrPermissionDenied, ""},
-		"no such directory":   {answer{Stderr: "unable to create CT 7102 - directory '/nonexistdir' does not exist\n", Code: 255}, errdefs.ErrNotFound, ""},
-		"ended at once":       {answer{Stderr: "unable to get PID for CT 7101 (not running?)\n", Code: 255}, errdefs.ErrFailedPrecondition, ""},
-		"silent":              {answer{Code: 255}, errdefs.ErrUnknown, "pct start 7101: exit status 255: no message"},
-		"the worker's words":  {answer{Stdout: "start: 2197 No such file or directory - Failed to exec \"/x\"\n", Stderr: "startup for container '7101' failed\n", Code: 255}, errdefs.ErrUnknown, `pct start 7101: exit status 255: startup for container '7101' failed; start: 2197 No such file or directory - Failed to exec "/x"`},
-		"the same word twice": {answer{Stdout: "can't find file '/n.tar'\n", Stderr: "can't find file '/n.tar'\n", Code: 255}, errdefs.ErrNotFound, "pct start 7101: exit status 255: can't find file '/n.tar'"},
+		"runs already":                 {answer{Stderr: "CT 7101 already running\n", Code: 255}, errdefs.ErrAlreadyExists, ""},
+		"there is one":                 {answer{Stderr: "CT 7101 already exists on node 'vm'\n", Code: 2}, errdefs.ErrAlreadyExists, ""},
+		"locked":                       {answer{Stderr: "CT is locked (backup)\n", Code: 255}, errdefs.ErrUnavailable, ""},
+		"no quorum":                    {answer{Stderr: "cluster not ready - no quorum?\n", Code: 255}, errdefs.ErrUnavailable, ""},
+		"pmxcfs is down":               {answer{Stderr: "ipcc_send_rec[1] failed: Connection refused\nUnable to load access control list: Connection refused\n", Code: 111}, errdefs.ErrUnavailable, ""},
+		"lock timeout":                 {answer{Stderr: "trying to acquire lock...\ncan't lock file '/run/lock/lxc/pve-config-7101.lock' - got timeout\n", Code: 255}, errdefs.ErrUnavailable, "pct start 7101: exit status 255: can't lock file '/run/lock/lxc/pve-config-7101.lock' - got timeout"},
+		"lock timeout of set":          {answer{Stderr: "trying to acquire lock...can't lock file '/x' - got timeout\n", Code: 4}, errdefs.ErrUnavailable, "pct start 7101: exit status 4: can't lock file '/x' - got timeout"},
+		"lock timeout after a warning": {answer{Stderr: "WARN: a trying to acquire lock...can't lock file '/x' - got timeout\n", Code: 4}, errdefs.ErrUnavailable, "pct start 7101: exit status 4: WARN: a can't lock file '/x' - got timeout"},
+		"waited for the lock":          {answer{Stderr: "trying to acquire lock... OK\nCT 7101 already running\n", Code: 255}, errdefs.ErrAlreadyExists, "pct start 7101: exit status 255: CT 7101 already running"},
+		"parameters":                   {answer{Stderr: parameter, Code: 2}, errdefs.ErrInvalidArgument, "pct start 7101: exit status 2: 400 Parameter verification failed.; vmid: type check ('integer') failed - got 'abc'"},
+		"storage is full":              {answer{Stderr: "unable to create CT 7101 - no space: No space left on device\n", Code: 255}, errdefs.ErrResourceExhausted, ""},
+		"not root":                     {answer{Stderr: "please run as root\n", Code: 255}, errdefs.ErrPermissionDenied, ""},
+		"no such directory":            {answer{Stderr: "unable to create CT 7102 - directory '/nonexistdir' does not exist\n", Code: 255}, errdefs.ErrNotFound, ""},
+		"ended at once":                {answer{Stderr: "unable to get PID for CT 7101 (not running?)\n", Code: 255}, errdefs.ErrFailedPrecondition, ""},
+		"silent":                       {answer{Code: 255}, errdefs.ErrUnknown, "pct start 7101: exit status 255: no message"},
+		"the worker's words":           {answer{Stdout: "start: 2197 No such file or directory - Failed to exec \"/x\"\n", Stderr: "startup for container '7101' failed\n", Code: 255}, errdefs.ErrUnknown, `pct start 7101: exit status 255: startup for container '7101' failed; start: 2197 No such file or directory - Failed to exec "/x"`},
+		"the same word twice":          {answer{Stdout: "can't find file '/n.tar'\n", Stderr: "can't find file '/n.tar'\n", Code: 255}, errdefs.ErrNotFound, "pct start 7101: exit status 255: can't find file '/n.tar'"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, _ := newClient(t, map[string]answer{"start": tc.answer})
@@ -111,6 +113,15 @@ stdin: TAR
 config 100
 status 100
 `, calls())
+}
+
+// pct says on stderr that it had to wait, and that is no failure.
+func TestATemplateThatHadToWaitForTheLockIsNoFailure(t *testing.T) {
+	c, _ := newClient(t, map[string]answer{
+		"template": {Stderr: "trying to acquire lock... OK\n"},
+		"config":   {Stdout: "template: 1\n"},
+	})
+	require.NoError(t, c.Template(t.Context(), 100))
 }
 
 func TestATemplateThatIsNoneIsAnErrorAlthoughPctAnswers0(t *testing.T) {

@@ -39,7 +39,7 @@ func newError(verb string, vmid, code int, out Output) *Error {
 	// blanks, on stderr.
 	for _, text := range []string{out.Stderr, out.Stdout} {
 		for line := range strings.SplitSeq(last(text, maxLines), "; ") {
-			line = strings.TrimSpace(strings.TrimPrefix(line, "trying to acquire lock..."))
+			line = withoutProgress(line)
 			if line != "" && !usage(line) && !slices.Contains(e.Lines, line) {
 				e.Lines = append(e.Lines, line)
 			}
@@ -47,6 +47,16 @@ func newError(verb string, vmid, code int, out Output) *Error {
 	}
 	e.class = classify(code, strings.Join(e.Lines, "\n"))
 	return e
+}
+
+// withoutProgress takes away that pct waited for a lock, which it says without
+// a newline: what ended the wait follows on the same line, " OK" or the cause.
+func withoutProgress(line string) string {
+	before, after, waited := strings.Cut(line, "trying to acquire lock...")
+	if after = strings.TrimSpace(after); waited && after == "OK" {
+		after = ""
+	}
+	return strings.TrimSpace(before + after)
 }
 
 // usage lines tell no cause.
@@ -62,7 +72,7 @@ func lies(verb string) bool {
 // failed says whether such a verb's last word is that of a failure.
 func failed(stderr string) bool {
 	for line := range strings.Lines(stderr) {
-		line = strings.TrimSpace(line)
+		line = withoutProgress(line)
 		if line != "" && !strings.HasPrefix(line, "WARN: ") && !(strings.HasPrefix(line, "Task finished with ") && strings.HasSuffix(line, "warning(s)!")) {
 			return true
 		}
