@@ -406,3 +406,12 @@ func TestCreateContainerHookInAUserNamespace(t *testing.T) {
 	require.NoError(t, out.Wait(within(t, 30*time.Second)))
 	assert.Equal(t, "0 2\n", out.Out())
 }
+
+// TestRootInUserNamespaces shows that the properties of the root file system
+// mean the same there, ids in sysctls included.
+func TestRootInUserNamespaces(t *testing.T) {
+	w := usernsWorld(t, 10)
+	for _, r := range rootRows {
+		t.Run(r.name, func(t *testing.T) { r.test(t, w, harness.UserNS("")) })
+	}
+}

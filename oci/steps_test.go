@@ -125,3 +125,38 @@ func TestSeccompFilter(t *testing.T) {
 		assert.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 	}
 }
+
+func TestSysctlOnHostMapsIDs(t *testing.T) {
+	ids := IDMap{GIDs: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 1000}, {ContainerID: 5000, HostID: 7, Size: 2}}}
+	for name, tt := range map[string]struct{ value, want, err string }{
+		"a range":             {"0 7", "100000 100007", ""},
+		"everybody":           {"0 2147483647", "100000 100999", ""},
+		"of the second range": {"5001\t5001", "8 8", ""},
+		"nobody":              {"1 0", "1 0", ""},
+		"not mapped":          {"2000 3000", "", `linux.sysctl["net/ipv4/ping_group_range"]: "2000 3000" starts with an id that is not in linux.gidMappings`},
+		"one id":              {"0", "", "is not two group ids"},
+		"a word":              {"0 all", "", "is not two group ids"},
+		"too large":           {"0 4294967296", "", "is not two group ids"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &Plan{IDMap: ids, Sysctl: map[string]string{pingGroups: tt.value, "kernel/msgmax": "8100"}}
+			got, err := p.SysctlOnHost(pingGroups)
+			if tt.err != "" {
+				require.ErrorContains(t, err, tt.err)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, tt.want, got)
+			other, err := p.SysctlOnHost("kernel/msgmax")
+			require.NoError(t, err)
+			assert.Equal(t, "8100", other)
+		})
+	}
+}
+
+func TestSysctlOnHostIsTheValueWithoutMapping(t *testing.T) {
+	p := &Plan{Sysctl: map[string]string{pingGroups: "0 7"}}
+	got, err := p.SysctlOnHost(pingGroups)
+	require.NoError(t, err)
+	assert.Equal(t, "0 7", got)
+}

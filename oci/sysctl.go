@@ -1,7 +1,9 @@
 package oci
 
 import (
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -95,4 +97,43 @@ func sysctlNamespace(file string) specs.LinuxNamespaceType {
 		return specs.UserNamespace
 	}
 	return ""
+}
+
+// pingGroups has two group ids, which the kernel takes as those of the writer's
+// user namespace (icmp(7)).
+const pingGroups = "net/ipv4/ping_group_range"
+
+// SysctlOnHost is the value of a Sysctl for a writer in the host's user
+// namespace: ids are mapped. Of a range of ids that is the part, from its first
+// on, that the container can have at all.
+func (p *Plan) SysctlOnHost(file string) (string, error) {
+	value := p.Sysctl[file]
+	if p.IDMap.IsZero() || file != pingGroups {
+		return value, nil
+	}
+	low, high, ok := twoIDs(value)
+	if !ok {
+		return "", invalid(key("linux.sysctl", file), value, "is not two group ids")
+	}
+	if low > high {
+		return value, nil // nobody
+	}
+	for _, m := range p.IDMap.GIDs {
+		if low < m.ContainerID || low-m.ContainerID >= m.Size {
+			continue
+		}
+		last := min(high-m.ContainerID, m.Size-1)
+		return fmt.Sprintf("%d %d", m.HostID+(low-m.ContainerID), m.HostID+last), nil
+	}
+	return "", invalid(key("linux.sysctl", file), value, "starts with an id that is not in linux.gidMappings")
+}
+
+func twoIDs(value string) (low, high uint32, ok bool) {
+	ids := strings.Fields(value)
+	if len(ids) != 2 {
+		return 0, 0, false
+	}
+	l, lerr := strconv.ParseUint(ids[0], 10, 32)
+	h, herr := strconv.ParseUint(ids[1], 10, 32)
+	return uint32(l), uint32(h), lerr == nil && herr == nil
 }

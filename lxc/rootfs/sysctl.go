@@ -27,8 +27,12 @@ func (b *builder) writeSysctls() error {
 		return err
 	}
 	for _, key := range slices.Sorted(maps.Keys(b.plan.Sysctl)) {
-		write := func() error { return writeSysctl(dir, key, b.plan.Sysctl[key]) }
-		err := write()
+		value, err := b.plan.SysctlOnHost(key)
+		if err != nil {
+			return err
+		}
+		write := func() error { return writeSysctl(dir, key, value) }
+		err = write()
 		if !b.plan.IDMap.IsZero() && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)) {
 			err = asEffectiveRootOf(b.plan.IDMap, write)
 		}
