@@ -25,7 +25,7 @@ func TestCancelledCreateLeavesNothing(t *testing.T) {
 		}
 		leaveNothing(t, w)
 		logged(t, w)
-		t.Cleanup(func() { settled(t) })
+		t.Cleanup(func() { settled(t, w) })
 		cancelled := 0
 		for i := range 40 {
 			s := newScript(t, w, rt, "cancelled", forever...)
@@ -49,7 +49,7 @@ func TestCancelledCreateLeavesNothing(t *testing.T) {
 // settled waits for the end of shims that nobody has connected with, and removes
 // the socket of a start verb that was killed between bind(2) and fork(2), where
 // nobody is left who could do so.
-func settled(t *testing.T) {
+func settled(t *testing.T, w *place) {
 	t.Helper()
 	for _, pid := range shims(t) {
 		fd, err := unix.PidfdOpen(pid, 0)
@@ -61,9 +61,11 @@ func settled(t *testing.T) {
 		assert.Equal(t, 1, n, "the shim did not end")
 		require.NoError(t, unix.Close(fd))
 	}
-	sockets, err := filepath.Glob("/run/containerd/s/*")
+	old, err := filepath.Glob("/run/containerd/s/*") // where those before 2.3 have them
 	require.NoError(t, err)
-	for _, s := range sockets {
+	sockets, err := filepath.Glob(filepath.Join(w.Dir, "s", "*"))
+	require.NoError(t, err)
+	for _, s := range append(old, sockets...) {
 		conn, err := net.Dial("unix", s)
 		if err == nil {
 			require.NoError(t, conn.Close())

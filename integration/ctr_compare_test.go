@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -101,7 +102,19 @@ var blur = []struct {
 	{regexp.MustCompile(`a (paused|stopped) (container|process|state)`), "a $1 one"},
 }
 
+// inherited are the signals that the tests themselves were started with as
+// ignored, for example by nohup(1): containerd hands them on, and crun does too.
+// LXC containers start with none.
+var inherited = sync.OnceValue(func() string {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return err.Error()
+	}
+	return regexp.MustCompile(`SigIgn:\t\S+`).FindString(string(status))
+})
+
 func blurred(o outcome) outcome {
+	o.Stdout = strings.ReplaceAll(o.Stdout, inherited(), "SigIgn:\t0000000000000000")
 	for _, b := range blur {
 		o.Stdout, o.Stderr = b.what.ReplaceAllString(o.Stdout, b.with), b.what.ReplaceAllString(o.Stderr, b.with)
 	}

@@ -198,6 +198,9 @@ func private(dir string) error {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0711,size=75%"); err != nil {
 		return fmt.Errorf("mount the session's tmpfs: %w", err)
 	}
+	if err := privateNull(filepath.Join(dir, "null")); err != nil {
+		return fmt.Errorf("a /dev/null of the session's own: %w", err)
+	}
 	if err := privateRun(filepath.Join(dir, "host-run")); err != nil {
 		return err
 	}
@@ -299,4 +302,16 @@ func loopbackUp() error {
 	}
 	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
+}
+
+// privateNull puts a node of the session's own over /dev/null: crun 1.8.1 gives
+// what it finds there to the container's user.
+func privateNull(path string) error {
+	if err := unix.Mknod(path, unix.S_IFCHR, int(unix.Mkdev(1, 3))); err != nil {
+		return err
+	}
+	if err := unix.Chmod(path, 0o666); err != nil {
+		return err
+	}
+	return unix.Mount(path, "/dev/null", "", unix.MS_BIND, "")
 }
