@@ -172,21 +172,23 @@ func TestGroupSharesOneShim(t *testing.T) {
 				}
 			})
 		}
-		t.Run("killed", func(t *testing.T) {
-			leaveNothing(t, w)
-			logged(t, w)
-			members := group(t, w, rt, "io.containerd.nexcage.v2.group", 3)
-			for _, s := range members {
-				s.awaitEvent("start")
-			}
-			for _, pid := range shims(t) {
-				murder(t, pid)
-			}
-			for _, s := range members {
-				s.checkEvents([]string{"create", "start", "exit 137", "delete 137"})
-			}
-		})
+		t.Run("killed", func(t *testing.T) { killedGroupLeavesNothing(t, w, rt) })
 	})
+}
+
+func killedGroupLeavesNothing(t *testing.T, w *place, rt harness.Runtime) {
+	leaveNothing(t, w)
+	logged(t, w)
+	members := group(t, w, rt, "io.containerd.nexcage.v2.group", 3)
+	for _, s := range members {
+		s.awaitEvent("start")
+	}
+	for _, pid := range shims(t) {
+		murder(t, pid)
+	}
+	for _, s := range members {
+		s.checkEvents([]string{"create", "start", "exit 137", "delete 137"})
+	}
 }
 
 func group(t *testing.T, w *place, rt harness.Runtime, annotation string, n int) []*script {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/ctconf"
+	"github.com/cageforge/containerd-shim-nexcage/integration/pve/host"
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/node"
 )
 
@@ -50,6 +52,23 @@ func TestLifecycleOnProxmox(t *testing.T) {
 			t.Run(sc.name, func(t *testing.T) { sc.test(t, w, harness.LXC()) })
 		}
 	}
+}
+
+// knownOnProxmox hides what is Proxmox's to say: processes are in LXC's inner
+// group, and where the spec has no oomScoreAdj it is that of Proxmox's lxc-start,
+// not of a shim of containerd.
+func knownOnProxmox(stdout string) string {
+	inner := regexp.MustCompile(`(?m)^(\d+:\S+:/\S+)/ns$`)
+	score := regexp.MustCompile(`(?m)^(/proc/self/oom_score_adj):-?\d+$`)
+	return score.ReplaceAllString(inner.ReplaceAllString(stdout, "$1"), "$1:…")
+}
+
+// What users of ctr see of a CT is what they see with the runc shim.
+func TestCtrOnProxmox(t *testing.T) {
+	w := proxmox(t)
+	t.Run("run", func(t *testing.T) { looksTheSame(t, w, knownOnProxmox) })
+	t.Run("terminal", func(t *testing.T) { sameTerminal(t, w) })
+	t.Run("task", func(t *testing.T) { sameTask(t, w) })
 }
 
 // pct runs a command of the node's, as an operator would.
@@ -91,6 +110,12 @@ func TestKilledShimLeavesNothingOnProxmox(t *testing.T) {
 			assert.NoFileExists(t, "/etc/pve/lxc/"+vmid+".conf")
 		})
 	}
+	t.Run("group", func(t *testing.T) {
+		killedGroupLeavesNothing(t, w, harness.LXC())
+		left, err := host.Guests()
+		require.NoError(t, err)
+		assert.Empty(t, left, "CTs")
+	})
 }
 
 // What an operator does to a CT in Proxmox's UI is an end like any other.

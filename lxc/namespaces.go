@@ -57,6 +57,12 @@ func isNamespace(path string, flag int) error {
 	return nil
 }
 
+// ownCgroupNamespace is the shim's, for a container that has none of its own:
+// where LXC makes the group and joins another namespace, it makes a cgroup
+// namespace as well (seen with LXC 5.0.2). Not /proc/self: the first thread may be one that
+// has joined a container's namespaces.
+const ownCgroupNamespace = "/proc/thread-self/ns/cgroup"
+
 // enterNamespaces makes and joins the namespaces that are not LXC's: cgroup
 // and time. The helper must be in its group.
 func (c *creation) enterNamespaces(ctx context.Context) error {
@@ -66,6 +72,9 @@ func (c *creation) enterNamespaces(ctx context.Context) error {
 	defer func() { closeAll(files) }()
 	for _, kind := range []specs.LinuxNamespaceType{specs.CgroupNamespace, specs.TimeNamespace} {
 		ns, ok := c.plan.Namespaces[kind]
+		if !ok && kind == specs.CgroupNamespace && c.request.Host.MakesGroup() {
+			ns.Path, ok = ownCgroupNamespace, true
+		}
 		switch {
 		case !ok:
 		case ns.Path == "":

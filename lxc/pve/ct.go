@@ -202,6 +202,7 @@ func (c *Config) lines(n *Node, vmid int) ([]lxcconf.Line, error) {
 
 // cleared are the keys of Proxmox and of LXC's common.conf that are taken back.
 var cleared = []string{
+	"lxc.uts.name", // the name in the UI is not the container's, if the spec has none
 	"lxc.hook.mount", "lxc.hook.autodev",
 	"lxc.mount.entry", "lxc.mount.auto",
 	"lxc.seccomp.profile",
