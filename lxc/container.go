@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -198,11 +199,18 @@ func (c *Container) Delete(ctx context.Context) error {
 }
 
 // release gives back everything that a container which has ended has.
-func (c *Container) release(ctx context.Context) error {
+func (c *Container) release(ctx context.Context) (retErr error) {
 	var errs []error
 	errs = append(errs, c.Init.closeIO(ctx))
+	begin := time.Now()
+	defer func() {
+		if retErr == nil {
+			log.G(ctx).WithFields(log.Fields{"id": c.ID(), "own": time.Since(begin).Round(time.Microsecond).String()}).Debug("deleted LXC container")
+		}
+	}()
 	select {
 	case <-c.instance.Done():
+		begin = time.Now() // the wait for LXC is not ours
 	case <-ctx.Done():
 		return fmt.Errorf("container %s: LXC still cleans up: %w", c.ID(), ctx.Err())
 	}
