@@ -157,6 +157,10 @@ lint: ## gofmt, vet, staticcheck, govulncheck
 FUZZ_TARGETS := grep -rho --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' cmd lxc oci shim
 FUZZ_DIRS    := grep -rl --include='*_test.go' '^func Fuzz' cmd lxc oci shim | xargs -n 1 dirname | sort -u
 
+# A worker of Go's fuzzing that is still busy when the time is over fails its
+# target with nothing but this. A failing input is always told.
+out-of-time = { grep -qx '    context deadline exceeded' $$tmp/output && ! grep -q 'ailing input\|seed corpus entry' $$tmp/output; }
+
 # Each target of each package for a time. $(1): flags to build with; $(2): time; $(3): where inputs are kept that find something new.
 define fuzz-each
 @set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; time=$(2); \
@@ -164,7 +168,9 @@ for dir in $$($(FUZZ_DIRS)); do \
 	$(GO) test -C $$dir -c $(1) -o $$tmp/fuzz.test .; \
 	for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
 		echo "$$dir $$target"; \
-		(cd $$dir && $$tmp/fuzz.test -test.run '^$$' -test.fuzz "^$$target\$$" -test.fuzztime $$time -test.fuzzcachedir "$(3)/$$dir"); \
+		{ code=0; (cd $$dir && $$tmp/fuzz.test -test.run '^$$' -test.fuzz "^$$target\$$" -test.fuzztime $$time -test.fuzzcachedir "$(3)/$$dir") 2>&1 || code=$$?; \
+			echo $$code > $$tmp/status; } | tee $$tmp/output; \
+		[ "$$(cat $$tmp/status)" = 0 ] || $(out-of-time) || exit 1; \
 	done; \
 done
 endef
