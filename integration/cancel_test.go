@@ -23,8 +23,8 @@ func TestCancelledCreateLeavesNothing(t *testing.T) {
 		if rt.Backend != "lxc" && os.Getenv("NEXCAGE_TEST_REFERENCE") == "" {
 			t.Skip("containerd's own code, which leaves something now and then")
 		}
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		t.Cleanup(func() { settled(t, w) })
 		cancelled := 0
 		for i := range 40 {
@@ -80,8 +80,8 @@ func settled(t *testing.T, w *place) {
 // the shim ends it, and only then itself.
 func TestStubbornLogger(t *testing.T) {
 	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		dir := t.TempDir()
 		program := filepath.Join(dir, "logger")
 		require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\ntrap '' TERM\nexec 5>&-\nexec sleep 1000\n"), 0o755))
@@ -110,8 +110,8 @@ func TestAnIDWhoseDeletionFailedCanBeUsedAgain(t *testing.T) {
 		if rt.Reference {
 			t.Skip("keeps no record")
 		}
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		s := newScript(t, w, rt, "left", forever...)
 		s.stdio = &harness.Stdio{Null: true}
 		s.create()

@@ -87,8 +87,8 @@ func TestKilledShimLeavesNothing(t *testing.T) {
 		}
 		for _, phase := range phases {
 			t.Run(phase.name, func(t *testing.T) {
-				leaveNothing(t, w)
 				logged(t, w)
+				leaveNothing(t, w)
 				s := newScript(t, w, rt, phase.name, "sh", "-c", "sleep 1001 & exec sleep 1000")
 				phase.reach(s)
 				require.NoError(t, s.last)
@@ -125,8 +125,8 @@ func TestContainersSurviveTheDaemon(t *testing.T) {
 		if rt.Reference && os.Getenv("NEXCAGE_TEST_REFERENCE") == "" {
 			t.Skip("its own affair")
 		}
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		s := newScriptSpec(t, w, rt, "survivor", nil, "sleep", "1000")
 		s.stdio = &harness.Stdio{Null: true}
 		s.create()
@@ -157,8 +157,8 @@ func TestGroupSharesOneShim(t *testing.T) {
 	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
 		for _, annotation := range []string{"io.containerd.nexcage.v2.group", "io.containerd.runc.v2.group"} {
 			t.Run(annotation, func(t *testing.T) {
-				leaveNothing(t, w)
 				logged(t, w)
+				leaveNothing(t, w)
 				members := group(t, w, rt, annotation, 4)
 				assert.Len(t, shims(t), 1, "shims")
 				for i, s := range members {
@@ -177,8 +177,8 @@ func TestGroupSharesOneShim(t *testing.T) {
 }
 
 func killedGroupLeavesNothing(t *testing.T, w *place, rt harness.Runtime) {
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	members := group(t, w, rt, "io.containerd.nexcage.v2.group", 3)
 	for _, s := range members {
 		s.awaitEvent("start")

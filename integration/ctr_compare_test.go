@@ -172,14 +172,14 @@ func looksTheSame(t *testing.T, w *place, known func(stdout string) string) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			reference, ours := ctrUsers(t, w)
-			leaveNothing(t, w)
-			logged(t, w)
 			args := tc.args
 			if args == nil {
 				args = []string{"sh", "-c", look}
 			}
 			args = append(append(append([]string{"--rm"}, tc.flags...), harness.Image, containerID("same")), args...)
 			want := blurred(reference.run(args...))
+			logged(t, w)
+			leaveNothing(t, w) // what the reference leaves is not ours to mend
 			got := blurred(ours.run(args...))
 			want.Stdout, got.Stdout = known(want.Stdout), known(got.Stdout)
 			assert.Equal(t, want, got)
@@ -236,8 +236,8 @@ func TestCtrTask(t *testing.T) {
 
 func sameTask(t *testing.T, w *place) {
 	reference, ours := ctrUsers(t, w)
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	id := containerID("detached")
 	numbers := regexp.MustCompile(`\b\d+ *`)
 	transcript := func(u *ctrUser) (steps []string) {

@@ -25,8 +25,8 @@ func TestCtr(t *testing.T) {
 			require.NoError(t, os.WriteFile(config, []byte("[routing]\ndefault_backend = \"crun\"\n"), 0o644))
 			for name, flags := range map[string][]string{"lxc": nil, "crun": {"--runtime-config-path", config}} {
 				t.Run(name, func(t *testing.T) {
-					leaveNothing(t, w)
 					logged(t, w)
+					leaveNothing(t, w)
 					run := func(args ...string) (string, int) {
 						all := append([]string{"run", "--rm", "--runtime", harness.LXC().Type}, flags...)
 						return output(t, w.Ctr(within(t, time.Minute), append(append(all, args...), "sh", "-c", "echo out; exit 7")...))
@@ -74,8 +74,8 @@ func TestConfigurationFile(t *testing.T) {
 		{"no-rule-matches", "[[routing.rules]]\nid = '^x$'\nbackend = \"crun\"\n", "lxc"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			leaveNothing(t, w)
 			logged(t, w)
+			leaveNothing(t, w)
 			write(t, tc.text)
 			s := newScript(t, w, plain, "by-"+tc.name, forever...)
 			s.create()

@@ -23,8 +23,8 @@ import (
 // hooked makes a container with hooks; lists are those of the spec by name.
 func hooked(t *testing.T, w *place, rt harness.Runtime, lists map[string][]specs.Hook, args ...string) *script {
 	t.Helper()
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	ctx := within(t, time.Minute)
 	hooks := func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
 		data, err := json.Marshal(lists)

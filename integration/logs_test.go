@@ -23,8 +23,8 @@ import (
 // TestLogToFiles sends output to file:// URIs, as `nerdctl` and CRI tools do.
 func TestLogToFiles(t *testing.T) {
 	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		dir := t.TempDir()
 		both, exec := filepath.Join(dir, "both.log"), filepath.Join(dir, "exec.log")
 		require.NoError(t, os.WriteFile(both, []byte("earlier\n"), 0o600))
@@ -67,8 +67,8 @@ echo done > $dir/done
 // TestLogToProgram sends output to a binary:// logger.
 func TestLogToProgram(t *testing.T) {
 	combinations(t, func(t *testing.T, w *place, rt harness.Runtime) {
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		dir := t.TempDir()
 		program := filepath.Join(dir, "logger")
 		require.NoError(t, os.WriteFile(program, []byte(logger), 0o755))
@@ -160,8 +160,8 @@ func hooks(t *testing.T, createStatus string) (dir string, opt oci.SpecOpts) {
 // TestHooksOfNerdctl runs the hooks that carry its networking.
 func TestHooksOfNerdctl(t *testing.T) {
 	combinations(t, func(t *testing.T, w *place, rt harness.Runtime) {
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		dir, opt := hooks(t, "0")
 		s := newScriptSpec(t, w, rt, "hooks", []oci.SpecOpts{opt}, "readlink", "/proc/self/ns/net")
 		s.create()

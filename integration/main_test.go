@@ -65,7 +65,7 @@ func logged(t *testing.T, w *place) {
 }
 
 // leaveNothing fails the test when something is there after it that was not
-// there before. Call it first, so that it looks after all other clean-up.
+// there before. Call it before what cleans up, as that goes in reverse order.
 func leaveNothing(t *testing.T, w *place) {
 	t.Helper()
 	before, err := harness.Take(w.World)

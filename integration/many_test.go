@@ -23,8 +23,8 @@ func TestManyAtOnceLeaveNothing(t *testing.T) {
 	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
 		for round := range rounds {
 			t.Run(strconv.Itoa(round), func(t *testing.T) {
-				leaveNothing(t, w)
 				logged(t, w)
+				leaveNothing(t, w)
 				g, ctx := errgroup.WithContext(within(t, 3*time.Minute))
 				for i := range containers {
 					id := containerID(fmt.Sprint("many-", i))
@@ -113,8 +113,8 @@ func TestEveryEventArrives(t *testing.T) {
 	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
 		for _, atOnce := range []int{1, 8} {
 			t.Run(fmt.Sprintf("%d-at-a-time", atOnce), func(t *testing.T) {
-				leaveNothing(t, w)
 				logged(t, w)
+				leaveNothing(t, w)
 				g, ctx := errgroup.WithContext(within(t, 5*time.Minute))
 				g.SetLimit(atOnce)
 				var ids []string

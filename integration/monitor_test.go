@@ -34,8 +34,8 @@ func TestExitStatusByMonitor(t *testing.T) {
 func TestManyExitsByMonitor(t *testing.T) {
 	const containers = 20
 	w := world(t, harness.Versions[0].Name)
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	g, ctx := errgroup.WithContext(within(t, 2*time.Minute))
 	end := make(chan struct{})
 	var created errgroup.Group
@@ -67,8 +67,8 @@ func TestManyExitsByMonitor(t *testing.T) {
 // TestKilledShimLeavesNoMonitord kills a shim that started lxc-monitord.
 func TestKilledShimLeavesNoMonitord(t *testing.T) {
 	w := world(t, harness.Versions[0].Name)
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	ctx := within(t, time.Minute)
 	id := containerID("monitor-killed")
 	c, err := w.NewContainer(ctx, byMonitor(), id, harness.Image, oci.WithProcessArgs(forever...))

@@ -95,8 +95,8 @@ func TestNetDevicesReturnFromWhatFails(t *testing.T) {
 		back(t)
 	})
 	t.Run("the shim dies", func(t *testing.T) {
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		x := row{name: "dies", spec: taken(func(*specs.Spec) {})}.container(t, w, harness.LXC())
 		destroyed(t, x.Container)
 		x.create()

@@ -98,8 +98,8 @@ func TestKilledShimLeavesNothingOnProxmox(t *testing.T) {
 	w := proxmox(t)
 	for _, phase := range phases {
 		t.Run(phase.name, func(t *testing.T) {
-			leaveNothing(t, w)
 			logged(t, w)
+			leaveNothing(t, w)
 			s := newScript(t, w, harness.LXC(), "ct-"+phase.name, "sh", "-c", "sleep 1001 & exec sleep 1000")
 			phase.reach(s)
 			require.NoError(t, s.last)
@@ -130,8 +130,8 @@ func TestAnOperatorEndsAContainerOnProxmox(t *testing.T) {
 		"reboot":   {"reboot", "exit: 5"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			leaveNothing(t, w)
 			logged(t, w)
+			leaveNothing(t, w)
 			s := newScript(t, w, harness.LXC(), "ui-"+name, handler...)
 			s.create()
 			s.start()
@@ -154,8 +154,8 @@ func TestAnOperatorEndsAContainerOnProxmox(t *testing.T) {
 // An interface that Proxmox makes is up, with its address, on the bridge.
 func TestInterfaceThatProxmoxMakes(t *testing.T) {
 	w := proxmox(t)
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	rt := harness.LXC()
 	rt.Options = harness.Config("[lxc]\nallowed_annotations = ['io.nexcage.pve.net0']\n")
 	annotations := oci.WithAnnotations(map[string]string{"io.nexcage.pve.net0": "ip=10.9.0.77/24,gw=10.9.0.1"})

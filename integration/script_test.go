@@ -243,8 +243,8 @@ func (sc *scenario) test(t *testing.T, w *place, rt harness.Runtime) {
 	if sc.only != "" && rt.Backend != sc.only {
 		t.Skipf("a matter of %s", sc.only)
 	}
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	ctx := within(t, time.Minute)
 	img := sc.image
 	if img == "" {

@@ -43,8 +43,8 @@ func (r row) testExec(t *testing.T, w *place, rt harness.Runtime) {
 	if missing := lacks(r.needs); missing != "" {
 		t.Skipf("this machine lacks %s", missing)
 	}
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	base := row{name: "exec-" + r.name, fields: r.fields}
 	base.look = func(x *shown) { r.showExec(x) }
 	base.show(base.container(t, w, rt))

@@ -118,8 +118,8 @@ func (r row) test(t *testing.T, w *place, rt harness.Runtime) {
 	if missing != "" && (r.lacking == "" || rt.Backend != "lxc") {
 		t.Skipf("this machine lacks %s", missing)
 	}
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	x := r.container(t, w, rt)
 	switch {
 	case missing != "":

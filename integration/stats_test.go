@@ -41,8 +41,8 @@ func TestStatsAreThoseOfTheRuncShim(t *testing.T) {
 // its memory and used some CPU time.
 func statsUnderLoad(t *testing.T, w *place, rt harness.Runtime) proto.Message {
 	t.Helper()
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	s := newScriptSpec(t, w, rt, "stats-"+rt.Name, []oci.SpecOpts{
 		oci.WithMemoryLimit(64 << 20), oci.WithPidsLimit(20), oci.WithCPUCFS(90000, 100000),
 	}, "sh", "-c", "dd if=/dev/zero of=/dev/shm/f bs=1M count=8 2>/dev/null; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo loaded; exec sleep 1000")

@@ -22,8 +22,8 @@ func TestExecBesideAnInitThatMadeGroups(t *testing.T) {
 		t.Skipf("this machine lacks %s", cgroupV2.name)
 	}
 	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		ctx := within(t, time.Minute)
 		c, err := w.NewContainer(ctx, rt, containerID("made-groups"), harness.Image,
 			oci.WithProcessArgs("sh", "-c", `cd /sys/fs/cgroup && mkdir init && echo 1 >init/cgroup.procs &&

@@ -45,8 +45,8 @@ func TestKilledShimFreesTheRange(t *testing.T) {
 	w := usernsWorld(t, 1)
 	for _, phase := range phases {
 		t.Run(phase.name, func(t *testing.T) {
-			leaveNothing(t, w)
 			logged(t, w)
+			leaveNothing(t, w)
 			s := newScript(t, w, harness.UserNS(""), "userns-"+phase.name, "sh", "-c", "sleep 1001 & exec sleep 1000")
 			phase.reach(s)
 			require.NoError(t, s.last)
@@ -108,8 +108,8 @@ func uidMap(t *testing.T, pid uint32) string {
 
 func TestContainersGetRangesOfTheirOwn(t *testing.T) {
 	w := usernsWorld(t, 2)
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	a := usernsContainer(t, w, harness.UserNS(""), "range-a")
 	b := usernsContainer(t, w, harness.UserNS(""), "range-b")
 	assert.Equal(t, fmt.Sprintf("0 %d 65536", harness.FirstUID), uidMap(t, a.Pid))
@@ -130,8 +130,8 @@ func TestContainersGetRangesOfTheirOwn(t *testing.T) {
 // container writes to its root file system, which is what gets committed.
 func TestFilesKeepTheirOwnersOnDisk(t *testing.T) {
 	w := usernsWorld(t, 4)
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	volume := t.TempDir()
 	require.NoError(t, os.Chmod(volume, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(volume, "old"), nil, 0o600))
@@ -166,8 +166,8 @@ func owner(t *testing.T, path string) string {
 // the container has no user namespace, and no range.
 func TestFileSystemThatCannotBeIDMapped(t *testing.T) {
 	w := usernsWorld(t, 4)
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	dir := t.TempDir()
 	var layers []string
 	for _, name := range []string{"lower", "upper", "work", "merged"} {
@@ -237,8 +237,8 @@ dd if=/dev/zero of=/dev/null bs=1 count=1 2>/dev/null && echo devices`
 	}
 	outputs := map[string]string{}
 	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		s := remapped(t, w, rt, "spec-userns", 200000, opts, "sh", "-c", program)
 		out := withStdin()
 		require.NoError(t, s.Create(s.ctx, out))
@@ -259,8 +259,8 @@ func TestCtrUserNamespace(t *testing.T) {
 	w := world(t, harness.Versions[0].Name)
 	for _, extra := range [][]string{nil, {"--remap-labels"}} {
 		t.Run(strings.Join(append([]string{"ctr"}, extra...), " "), func(t *testing.T) {
-			leaveNothing(t, w)
 			logged(t, w)
+			leaveNothing(t, w)
 			args := append([]string{"run", "--rm", "--runtime", harness.LXC().Type, "--uidmap", "0:300000:65536", "--gidmap", "0:400000:65536"}, extra...)
 			id := containerID("ctr-userns")
 			out, err := w.Ctr(t.Context(), append(args, "--cgroup", "/"+id, harness.Image, id, "sh", "-c",
@@ -274,8 +274,8 @@ func TestCtrUserNamespace(t *testing.T) {
 // TestExecInAUserNamespace looks at a process that joins one.
 func TestExecInAUserNamespace(t *testing.T) {
 	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		s := started(t, remapped(t, w, rt, "exec-userns", 200000, nil, forever...))
 		out := withStdin()
 		p, err := s.Process(s.ctx, "sh", "-c", "id -u; id -G; readlink /proc/self/ns/user; ulimit -Hn")
@@ -304,8 +304,8 @@ func TestExecInAUserNamespace(t *testing.T) {
 // owns, by path.
 func TestUserNamespaceJoinedByPath(t *testing.T) {
 	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
-		leaveNothing(t, w)
 		logged(t, w)
+		leaveNothing(t, w)
 		sandbox := started(t, remapped(t, w, harness.Crun(), "sandbox", 200000, nil, forever...))
 		join := func(kind specs.LinuxNamespaceType, file string) oci.SpecOpts {
 			return oci.WithLinuxNamespace(specs.LinuxNamespace{Type: kind, Path: fmt.Sprintf("/proc/%d/ns/%s", sandbox.Pid, file)})
@@ -373,8 +373,8 @@ func TestIDMappedMounts(t *testing.T) {
 		{"none-in-a-user-namespace", true, bind, "65534:65534"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			leaveNothing(t, w)
 			logged(t, w)
+			leaveNothing(t, w)
 			mount := []oci.SpecOpts{oci.WithMounts([]specs.Mount{c.mount})}
 			args := []string{"stat", "-c", "%u:%g", "/volume/file"}
 			s := newScriptSpec(t, w, harness.LXC(), c.name, mount, args...)
@@ -395,8 +395,8 @@ func TestIDMappedMounts(t *testing.T) {
 // the root file system, from the bundle.
 func TestCreateContainerHookInAUserNamespace(t *testing.T) {
 	w := usernsWorld(t, 4)
-	leaveNothing(t, w)
 	logged(t, w)
+	leaveNothing(t, w)
 	hooked := func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
 		s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "id -u > rootfs/hook"}, Env: []string{"PATH=/usr/bin:/bin"}}}}
 		return nil
