@@ -27,7 +27,7 @@ HELPER_CC_amd64 := $(if $(filter amd64,$(HOSTARCH)),gcc,x86_64-linux-gnu-gcc)
 HELPER_CC_arm64 := $(if $(filter arm64,$(HOSTARCH)),gcc,aarch64-linux-gnu-gcc)
 HELPER_CC    ?= $(HELPER_CC_$(GOARCH))
 
-PACKAGES := lxc crun busybox-static procps linux-libc-dev
+PACKAGES := lxc crun busybox-static procps linux-libc-dev libseccomp-dev
 VM_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 
 # The same flags everywhere: then all of it shares one build cache.

@@ -308,7 +308,7 @@ func (c *creation) build(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.root, err = rootfs.BuildWith(ctx, target, c.plan, c.createHooks(ctx))
+	c.root, err = rootfs.Build(ctx, target, c.plan, c.createHooks(ctx))
 	c.closeUsers()
 	return errors.Join(err, closeContexts(target))
 }

@@ -139,20 +139,6 @@ func inheritCpuset(dir, parent string) error {
 	return nil
 }
 
-// Load returns the group of a path as Path returns it, wherever it is.
-// ErrNotFound if it is in no hierarchy.
-func Load(path string) (*Group, error) {
-	h, err := thisHost()
-	if err != nil {
-		return nil, err
-	}
-	var places []place
-	for _, v := range h.all() {
-		places = append(places, place{v, filepath.Join(v.mount, path)})
-	}
-	return h.load(places)
-}
-
 // Of returns the group that a process is in.
 func Of(pid int) (*Group, error) {
 	h, err := thisHost()

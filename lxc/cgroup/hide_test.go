@@ -82,9 +82,7 @@ lxc.net.0.type = empty
 func startLXC(t *testing.T, name string) (*exec.Cmd, int) {
 	t.Helper()
 	for _, program := range []string{"/usr/bin/lxc-start", "/bin/busybox"} {
-		if _, err := os.Stat(program); err != nil {
-			t.Skip("needs " + program)
-		}
+		require.FileExists(t, program)
 	}
 	dir := t.TempDir()
 	for _, d := range []string{"base/proc", "base/dev", "lxc/" + name} {

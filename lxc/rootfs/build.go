@@ -46,14 +46,11 @@ type Target struct {
 // for mounts made below a volume that the spec shares with it (rshared).
 //
 // Errors name the JSON path of the spec and wrap the errno.
-func Build(ctx context.Context, t Target, plan *oci.Plan) (*Root, error) {
-	return BuildWith(ctx, t, plan, nil)
-}
-
-// BuildWith is Build with a call before the root is changed: then the target's
-// mount namespace is a copy of the host's, with the container's file system,
-// complete but for what becomes read-only or masked last, at root.path.
-func BuildWith(ctx context.Context, t Target, plan *oci.Plan, beforePivot func() error) (*Root, error) {
+//
+// beforePivot is called before the root is changed, nil for nothing: then the
+// target's mount namespace is a copy of the host's, with the container's file
+// system, complete but for what becomes read-only or masked last, at root.path.
+func Build(ctx context.Context, t Target, plan *oci.Plan, beforePivot func() error) (*Root, error) {
 	began := time.Now()
 	b := &builder{
 		ctx: ctx, target: t, plan: plan, beforePivot: beforePivot,

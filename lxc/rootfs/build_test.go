@@ -97,7 +97,7 @@ func planOf(root string, mounts ...oci.Mount) *oci.Plan {
 
 func build(t testing.TB, c *container, p *oci.Plan) *Root {
 	t.Helper()
-	root, err := Build(context.Background(), c.Target, p)
+	root, err := Build(context.Background(), c.Target, p, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, root.Close()) })
 	return root
@@ -152,7 +152,7 @@ func TestTheWaitingProcessIsMovedToTheNewRoot(t *testing.T) {
 
 func TestRefusesAProcessInTheHostsMountNamespace(t *testing.T) {
 	before := hostMounts(t)
-	_, err := Build(context.Background(), Target{PID: os.Getpid(), PIDFD: pidfdOf(t, os.Getpid())}, defaultPlan(t.TempDir()))
+	_, err := Build(context.Background(), Target{PID: os.Getpid(), PIDFD: pidfdOf(t, os.Getpid())}, defaultPlan(t.TempDir()), nil)
 	require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
 	assert.Equal(t, before, hostMounts(t))
 }
@@ -162,7 +162,7 @@ func TestSaysThatTheInitHasEnded(t *testing.T) {
 	pidfd := pidfdOf(t, c.PID)
 	target := Target{PID: c.PID, PIDFD: pidfd}
 	c.stop()
-	_, err := Build(context.Background(), target, planOf(t.TempDir()))
+	_, err := Build(context.Background(), target, planOf(t.TempDir()), nil)
 	require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
 }
 
@@ -170,7 +170,7 @@ func TestEndsWithTheContext(t *testing.T) {
 	c := startContainer(t, allNew)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, err := Build(ctx, c.Target, defaultPlan(t.TempDir()))
+	_, err := Build(ctx, c.Target, defaultPlan(t.TempDir()), nil)
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -213,7 +213,7 @@ func TestSaysThatTheWorkingDirectoryIsAFile(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(image, "file"), nil, 0o644))
 	p := planOf(image)
 	p.Process.Cwd = "/file"
-	_, err := Build(context.Background(), c.Target, p)
+	_, err := Build(context.Background(), c.Target, p, nil)
 	require.ErrorIs(t, err, unix.ENOTDIR)
 	require.ErrorContains(t, err, `process.cwd: mkdir "/file": not a directory`)
 }
@@ -252,14 +252,14 @@ func TestSysctlsOfTheHostsNetworkAreRefused(t *testing.T) {
 	c := startContainer(t, allNew&^unix.CLONE_NEWNET)
 	p := defaultPlan(t.TempDir())
 	p.Sysctl = map[string]string{"kernel/shm_rmid_forced": "1"}
-	_, err := Build(t.Context(), c.Target, p)
+	_, err := Build(t.Context(), c.Target, p, nil)
 	require.NoError(t, err, "one of another namespace")
 
 	c = startContainer(t, allNew&^unix.CLONE_NEWNET)
 	p.Sysctl["net/core/somaxconn"] = "1000"
 	before, err := os.ReadFile("/proc/sys/net/core/somaxconn")
 	require.NoError(t, err)
-	_, err = Build(t.Context(), c.Target, p)
+	_, err = Build(t.Context(), c.Target, p, nil)
 	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 	require.EqualError(t, err, `linux.sysctl["net/core/somaxconn"]: the network namespace is the host's: invalid argument`)
 	after, err := os.ReadFile("/proc/sys/net/core/somaxconn")
@@ -281,7 +281,7 @@ func TestSaysWhichSysctlFails(t *testing.T) {
 			c := startContainer(t, allNew)
 			p := planOf(t.TempDir())
 			p.Sysctl = map[string]string{sysctl.key: sysctl.value}
-			_, err := Build(context.Background(), c.Target, p)
+			_, err := Build(context.Background(), c.Target, p, nil)
 			require.ErrorIs(t, err, sysctl.errno)
 			require.ErrorContains(t, err, `linux.sysctl["`+sysctl.key+`"]: `)
 		})
@@ -306,7 +306,7 @@ func BenchmarkBuildDefault(b *testing.B) {
 		b.StopTimer()
 		c := startContainer(b, allNew)
 		b.StartTimer()
-		r, err := Build(context.Background(), c.Target, defaultPlan(image))
+		r, err := Build(context.Background(), c.Target, defaultPlan(image), nil)
 		b.StopTimer()
 		require.NoError(b, err)
 		require.NoError(b, r.Close())

@@ -63,7 +63,7 @@ func TestSaysWhichDeviceFails(t *testing.T) {
 	c := startContainer(t, allNew)
 	p := planOf(tree(t, "file=x"), procMount())
 	p.Devices = append(p.Devices, oci.Device{Path: "/file/node", Type: 'c', Major: 1, Minor: 5})
-	_, err := Build(context.Background(), c.Target, p)
+	_, err := Build(context.Background(), c.Target, p, nil)
 	require.ErrorIs(t, err, unix.ENOTDIR)
 	require.ErrorContains(t, err, `linux.devices: "/file/node": `)
 }

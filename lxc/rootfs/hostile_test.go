@@ -68,7 +68,7 @@ func TestHostileLinksLeadNowhereElse(t *testing.T) {
 				p.MaskedPaths = append(p.MaskedPaths, "/masked/deep", "/masked")
 				p.ReadonlyPaths = append(p.ReadonlyPaths, "/frozen/deep", "/frozen")
 				c := startContainer(t, allNew)
-				root, err := Build(context.Background(), c.Target, p)
+				root, err := Build(context.Background(), c.Target, p, nil)
 				if err == nil {
 					defer root.Close()
 					for _, path := range []string{"/etc/passwd", "/etc/hosts", "/" + name} {
@@ -210,7 +210,7 @@ func TestBuildStaysInsideWhenTheImageChanges(t *testing.T) {
 		p.MaskedPaths = append(p.MaskedPaths, "/a/etc")
 		p.ReadonlyPaths = append(p.ReadonlyPaths, "/a/deep")
 		c := startContainer(t, allNew)
-		root, err := Build(context.Background(), c.Target, p)
+		root, err := Build(context.Background(), c.Target, p, nil)
 		if err == nil {
 			built++
 			require.NoError(t, root.Close())

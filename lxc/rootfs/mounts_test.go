@@ -244,7 +244,7 @@ func TestRefusesAFalseNull(t *testing.T) {
 	c := startContainer(t, allNew)
 	p := planOf(tree(t, "one=1", "dev/null=harmful"), procMount())
 	p.MaskedPaths = []string{"/one"}
-	_, err := Build(context.Background(), c.Target, p)
+	_, err := Build(context.Background(), c.Target, p, nil)
 	require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
 	require.ErrorContains(t, err, `linux.maskedPaths[0]: "/one": /dev/null of the container is not the null device`)
 }
@@ -279,7 +279,7 @@ func TestSaysWhatIsWrongWithAMount(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before := hostMounts(t)
 			c := startContainer(t, allNew)
-			_, err := Build(context.Background(), c.Target, planOf(image, procMount(), test.mount))
+			_, err := Build(context.Background(), c.Target, planOf(image, procMount(), test.mount), nil)
 			require.ErrorIs(t, err, test.is)
 			require.ErrorContains(t, err, test.text)
 			assert.Equal(t, before, hostMounts(t))
@@ -295,7 +295,7 @@ func TestRefusesToCoverTheRoot(t *testing.T) {
 		c := startContainer(t, allNew)
 		p := planOf(t.TempDir())
 		spoil(p)
-		_, err := Build(context.Background(), c.Target, p)
+		_, err := Build(context.Background(), c.Target, p, nil)
 		require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 		require.ErrorContains(t, err, name+`: "/": `)
 	}
@@ -309,7 +309,7 @@ func TestAllowsTheFilesOfProcThatLxcfsCovers(t *testing.T) {
 
 func TestSaysThatTheRootIsMissing(t *testing.T) {
 	c := startContainer(t, allNew)
-	_, err := Build(context.Background(), c.Target, planOf("/nosuch/rootfs"))
+	_, err := Build(context.Background(), c.Target, planOf("/nosuch/rootfs"), nil)
 	require.ErrorIs(t, err, unix.ENOENT)
 	require.ErrorContains(t, err, `root.path: open "/nosuch/rootfs"`)
 }

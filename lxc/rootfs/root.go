@@ -23,22 +23,6 @@ type Root struct {
 	closing sync.Once
 }
 
-// At returns the Root of a container that was built earlier, perhaps by
-// another process. t is its init.
-func At(t Target) (*Root, error) {
-	dir, err := openat(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/root", t.PID), unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return nil, fmt.Errorf("open the root of process %d: %w", t.PID, err)
-	}
-	defer dir.close()
-	// The pid was the init's when it was used, as that still lives.
-	err = using(t.PIDFD, func(h handle) error { return unix.PidfdSendSignal(int(h), 0, nil, 0) })
-	if err != nil {
-		return nil, fmt.Errorf("process %d: %w", t.PID, err)
-	}
-	return newRoot(t, dir)
-}
-
 // newRoot takes duplicates of what it is given.
 func newRoot(t Target, dir handle) (r *Root, err error) {
 	r = &Root{target: Target{PID: t.PID, IDs: t.IDs}}

@@ -89,11 +89,8 @@ func TestAnExecGetsAConsoleOfItsOwn(t *testing.T) {
 	p := defaultPlan(t.TempDir())
 	root := build(t, c, p)
 	mounts := c.mounts()
-	again, err := At(c.Target) // as a shim that was restarted
-	require.NoError(t, err)
-	defer again.Close()
-	for i, r := range []*Root{root, again} {
-		master, slave, err := r.Console(&specs.Process{User: specs.User{UID: 5}}, false)
+	for i := range 2 {
+		master, slave, err := root.Console(&specs.Process{User: specs.User{UID: 5}}, false)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, errors.Join(master.Close(), slave.Close())) }()
 		assert.Equal(t, []string{"20620 5:5 136:0 0", "20620 5:5 136:1 1"}[i], c.stat("/dev/pts/"+[]string{"0", "1"}[i]))
@@ -120,14 +117,6 @@ func TestSaysThatThereIsNoDevpts(t *testing.T) {
 	require.ErrorContains(t, err, "process.terminal: the container has no devpts")
 }
 
-func TestARootOfAProcessThatEndedIsRefused(t *testing.T) {
-	c := startContainer(t, allNew)
-	target := Target{PID: c.PID, PIDFD: pidfdOf(t, c.PID)}
-	c.stop()
-	_, err := At(target)
-	require.Error(t, err)
-}
-
 func count(t testing.TB, dir string) int {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -146,7 +135,7 @@ func TestLeavesNothingBehind(t *testing.T) {
 		if spoil {
 			p.MaskedPaths = append(p.MaskedPaths, "/proc/1/root/x") // fails late
 		}
-		root, err := Build(t.Context(), c.Target, p)
+		root, err := Build(t.Context(), c.Target, p, nil)
 		if spoil {
 			require.ErrorIs(t, err, unix.ELOOP)
 			return

@@ -28,9 +28,7 @@ type oracle string
 var errExists = errors.New("libseccomp: another action under the same conditions")
 
 func newOracle(t testing.TB) oracle {
-	if _, err := os.Stat("/usr/include/seccomp.h"); err != nil {
-		t.Skip("libseccomp-dev is not installed")
-	}
+	require.FileExists(t, "/usr/include/seccomp.h", "libseccomp-dev")
 	bin := filepath.Join(t.TempDir(), "oracle")
 	out, err := exec.Command("gcc", "-o", bin, "testdata/oracle.c", "-lseccomp").CombinedOutput()
 	require.NoError(t, err, "%s", out)
