@@ -51,17 +51,29 @@ func world(t *testing.T, version string) *place {
 // logged prints what containerd and the shims logged during a test that failed.
 func logged(t *testing.T, w *place) {
 	t.Helper()
-	before, err := os.Stat(w.LogFile())
-	require.NoError(t, err)
+	since := logSince(t, w)
 	t.Cleanup(func() {
 		if !t.Failed() {
 			return
 		}
-		log, err := os.ReadFile(w.LogFile())
-		if assert.NoError(t, err) && int64(len(log)) > before.Size() {
-			t.Logf("containerd's log:\n%s", log[before.Size():])
+		if log := since(); log != "" {
+			t.Logf("containerd's log:\n%s", log)
 		}
 	})
+}
+
+// logSince returns what containerd and the shims log from now on.
+func logSince(t *testing.T, w *place) func() string {
+	t.Helper()
+	before, err := os.Stat(w.LogFile())
+	require.NoError(t, err)
+	return func() string {
+		log, err := os.ReadFile(w.LogFile())
+		if !assert.NoError(t, err) || int64(len(log)) < before.Size() {
+			return ""
+		}
+		return string(log[before.Size():])
+	}
 }
 
 // leaveNothing fails the test when something is there after it that was not

@@ -201,10 +201,12 @@ func (r row) show(x *shown) {
 func (x *shown) refused(text string) {
 	x.t.Helper()
 	destroyed(x.t, x.Container)
+	log := logSince(x.t, x.place)
 	err := x.Create(x.ctx, x.stdio)
 	if !assert.Error(x.t, err) {
 		return
 	}
+	assert.NotContains(x.t, log(), "to try again", "containerd asks once")
 	if x.Runtime.Backend == "lxc" {
 		assert.Contains(x.t, err.Error(), text)
 	}

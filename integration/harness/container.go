@@ -266,6 +266,12 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 	return errgrpc.ToNative(err)
 }
 
+// Checkpoint asks for a checkpoint.
+func (c *Container) Checkpoint(ctx context.Context) error {
+	_, err := c.tasks.Checkpoint(c.World.Context(ctx), &tasks.CheckpointTaskRequest{ContainerID: c.ID})
+	return errgrpc.ToNative(err)
+}
+
 // Metrics returns the container's figures as the shim gave them.
 func (c *Container) Metrics(ctx context.Context) (any, error) {
 	r, err := c.tasks.Metrics(c.World.Context(ctx), &tasks.MetricsRequest{Filters: []string{"id==" + c.ID}})

@@ -112,7 +112,7 @@ func (s *Service) find(id, execID string) (*task, *process, error) {
 // Create creates a container whose process waits for Start.
 func (s *Service) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*taskAPI.CreateTaskResponse, error) {
 	if r.Checkpoint != "" {
-		return nil, errgrpc.ToGRPCf(errdefs.ErrNotImplemented, "checkpoint: LXC containers can not be restored; route the container to crun")
+		return nil, errgrpc.ToGRPCf(errdefs.ErrNotImplemented, "a checkpoint can not be restored with LXC: %s", insteadOfCheckpoints)
 	}
 	request, err := s.prepare(ctx, r)
 	if err != nil {
@@ -311,12 +311,15 @@ func (s *Service) CloseIO(_ context.Context, r *taskAPI.CloseIORequest) (*ptypes
 	return empty, nil
 }
 
+// insteadOfCheckpoints says what the user can do.
+const insteadOfCheckpoints = "route the container to crun (routing in config.toml, annotation io.nexcage.backend), which checkpoints with criu"
+
 // Checkpoint is not possible with LXC here.
 func (s *Service) Checkpoint(_ context.Context, r *taskAPI.CheckpointTaskRequest) (*ptypes.Empty, error) {
 	if _, _, err := s.find(r.ID, ""); err != nil {
 		return nil, err
 	}
-	return nil, errgrpc.ToGRPCf(errdefs.ErrNotImplemented, "checkpoint of an LXC container; route the container to crun")
+	return nil, errgrpc.ToGRPCf(errdefs.ErrNotImplemented, "checkpoint of an LXC container: %s", insteadOfCheckpoints)
 }
 
 // Update changes the container's resources.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
@@ -32,4 +33,15 @@ func ToGRPC(err error) error {
 	}
 	text := strings.ReplaceAll(strings.TrimRight(err.Error(), "\n"), "\n", "; ")
 	return errgrpc.ToGRPC(&line{text, errdefs.Resolve(err)})
+}
+
+// OfCreate is the answer of Create to an error that is a status already. What
+// is refused there is an invalid argument, also if it is not implemented: that
+// class containerd 2.x takes for a shim that does not know this version of the
+// task API, and asks again in the older one.
+func OfCreate(err error) error {
+	if status.Code(err) != codes.Unimplemented {
+		return err
+	}
+	return ToGRPC(&line{status.Convert(err).Message(), errdefs.ErrInvalidArgument})
 }

@@ -38,3 +38,16 @@ func TestAClientSeesOneLineAndItsClass(t *testing.T) {
 	}
 	assert.NoError(t, ToGRPC(nil))
 }
+
+func TestWhatCreateRefusesIsNoCallThatIsNotImplemented(t *testing.T) {
+	refused := OfCreate(ToGRPC(fmt.Errorf("linux.x: this kernel has none: %w", errdefs.ErrNotImplemented)))
+	native := errgrpc.ToNative(refused)
+	assert.ErrorIs(t, native, errdefs.ErrInvalidArgument)
+	assert.NotErrorIs(t, native, errdefs.ErrNotImplemented)
+	assert.Equal(t, "linux.x: this kernel has none: not implemented", native.Error())
+
+	for _, err := range []error{ToGRPC(fmt.Errorf("x: %w", errdefs.ErrNotFound)), ToGRPC(errors.New("x"))} {
+		assert.Equal(t, err, OfCreate(err))
+	}
+	assert.NoError(t, OfCreate(nil))
+}

@@ -124,9 +124,10 @@ func (s *Service) reserve(id string, e *entry) error {
 func (s *Service) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*taskAPI.CreateTaskResponse, error) {
 	e, err := s.route(ctx, r)
 	if err != nil {
-		return nil, rpcerr.ToGRPC(err)
+		return nil, rpcerr.OfCreate(rpcerr.ToGRPC(err))
 	}
-	return s.create(ctx, e, r)
+	resp, err := s.create(ctx, e, r)
+	return resp, rpcerr.OfCreate(err)
 }
 
 func (s *Service) create(ctx context.Context, e *entry, r *taskAPI.CreateTaskRequest) (*taskAPI.CreateTaskResponse, error) {
