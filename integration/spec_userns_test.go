@@ -86,4 +86,29 @@ var usernsRows = []row{
 			assert.Equal(x.t, x.namespace("user")+"\n", x.hostFile("user"))
 		},
 	},
+	delegation("cgroup-delegation", 0),
+	withFlaw("gives it to the container's root", delegation("cgroup-delegation-to-the-user", 7)),
+}
+
+// delegation is a container whose user may divide its control group.
+func delegation(name string, uid uint32) row {
+	return row{
+		name: name, fields: []string{"linux.cgroupsPath", "mounts[].options", "linux.namespaces[].type", "process.user.uid"}, needs: []need{cgroupV2},
+		spec: func(_ *shown, s *specs.Spec) {
+			mapped(s)
+			setNamespace(s, specs.CgroupNamespace, "")
+			s.Process.User.UID = uid
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime"}})
+		},
+		look: func(x *shown) {
+			dir := filepath.Join("/sys/fs/cgroup", x.cgroupsOf(int(x.Pid))["0:"])
+			for file, want := range map[string]uint32{"": firstHostID + uid, "cgroup.procs": firstHostID + uid, "cgroup.subtree_control": firstHostID + uid, "pids.max": 0} {
+				var st unix.Stat_t
+				require.NoError(x.t, unix.Stat(filepath.Join(dir, file), &st))
+				assert.Equal(x.t, want, st.Uid, "owner of %q", file)
+			}
+			assert.Empty(x.t, x.inside("mkdir", "/sys/fs/cgroup/below"))
+			assert.DirExists(x.t, filepath.Join(dir, "below"))
+		},
+	}
 }

@@ -69,6 +69,17 @@ func (c *creation) applyLimits() error {
 	if err := c.request.Save(c.record); err != nil {
 		return err
 	}
+	return c.setUpGroup()
+}
+
+// setUpGroup limits the group, and gives it to the user who may have it.
+func (c *creation) setUpGroup() error {
+	if c.plan.DelegatesCgroup() {
+		uid, _ := c.hostOwner(c.plan.Process.User)
+		if err := c.group.Delegate(uid); err != nil {
+			return err
+		}
+	}
 	return c.group.Apply(c.plan.Resources)
 }
 
@@ -92,7 +103,7 @@ func (c *creation) takeGroup() (err error) {
 	if err := c.group.Unlimit(); err != nil {
 		return err
 	}
-	return c.group.Apply(c.plan.Resources)
+	return c.setUpGroup()
 }
 
 // warm spares a helper that is to join a group of cgroup v2 most of its wait for

@@ -4,6 +4,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 func translatePaths(in input, p *Plan) (err error) {
@@ -41,6 +44,15 @@ func translateCgroupsPath(in input, p *Plan) error {
 	}
 	p.CgroupsPath = value
 	return nil
+}
+
+// DelegatesCgroup says whether the control group is to belong to the user of the
+// process: it has a cgroup namespace of its own, and sees it in a mount that is
+// not read-only (runtime-spec, Cgroup ownership).
+func (p *Plan) DelegatesCgroup() bool {
+	return p.isNew(specs.CgroupNamespace) && slices.ContainsFunc(p.Mounts, func(m Mount) bool {
+		return m.Kind == MountCgroup && m.Source == "cgroup" && m.Destination == "/sys/fs/cgroup" && (m.Set|m.RecSet)&unix.MOUNT_ATTR_RDONLY == 0
+	})
 }
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }

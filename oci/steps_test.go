@@ -76,6 +76,39 @@ func TestPathsInTheContainer(t *testing.T) {
 	})
 }
 
+func TestWhoMayDivideTheControlGroup(t *testing.T) {
+	own := newNS("cgroup")
+	mount := func(destination, source string, options ...string) specs.Mount {
+		return specs.Mount{Destination: destination, Type: "cgroup", Source: source, Options: options}
+	}
+	for name, tc := range map[string]struct {
+		namespace *specs.LinuxNamespace
+		mount     specs.Mount
+		want      bool
+	}{
+		"writable":              {&own, mount("/sys/fs/cgroup/", "cgroup", "nosuid"), true},
+		"read-only":             {&own, mount("/sys/fs/cgroup", "cgroup", "ro"), false},
+		"recursively read-only": {&own, mount("/sys/fs/cgroup", "cgroup", "rro"), false},
+		"made writable again":   {&own, mount("/sys/fs/cgroup", "cgroup", "ro", "rw"), true},
+		"elsewhere":             {&own, mount("/cgroup", "cgroup"), false},
+		"of another source":     {&own, mount("/sys/fs/cgroup", "none"), false},
+		"the runtime's group":   {nil, mount("/sys/fs/cgroup", "cgroup"), false},
+		"another's group":       {ptr(joinNS("cgroup", "/c")), mount("/sys/fs/cgroup", "cgroup"), false},
+		"no view of groups":     {&own, specs.Mount{Destination: "/sys/fs/cgroup", Type: "tmpfs", Source: "cgroup"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := translate(t, func(s *specs.Spec) {
+				s.Mounts = append(s.Mounts, tc.mount)
+				s.Linux.Namespaces = []specs.LinuxNamespace{newNS("mount")}
+				if tc.namespace != nil {
+					s.Linux.Namespaces = append(s.Linux.Namespaces, *tc.namespace)
+				}
+			})
+			assert.Equal(t, tc.want, p.DelegatesCgroup())
+		})
+	}
+}
+
 func TestHooks(t *testing.T) {
 	good := &specs.Hooks{
 		//lint:ignore SA1019 deprecated, but in use
