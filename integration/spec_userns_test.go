@@ -86,6 +86,48 @@ var usernsRows = []row{
 			assert.Equal(x.t, x.namespace("user")+"\n", x.hostFile("user"))
 		},
 	},
+	{
+		name: "sysctl-of-the-user-namespace", fields: []string{"linux.sysctl"}, flaw: "takes none of this namespace",
+		spec: func(_ *shown, s *specs.Spec) {
+			mapped(s)
+			s.Process.User.UID = 7
+			s.Linux.Sysctl = map[string]string{"user.max_user_namespaces": "7", "user/max_mnt_namespaces": "8"}
+		},
+		look: func(x *shown) {
+			assert.Equal(x.t, "7\n8\n", x.inside("cat", "/proc/sys/user/max_user_namespaces", "/proc/sys/user/max_mnt_namespaces"))
+			host, err := os.ReadFile("/proc/sys/user/max_user_namespaces")
+			require.NoError(x.t, err)
+			assert.NotEqual(x.t, "7\n", string(host))
+		},
+	},
+	{
+		name: "sysctl-of-the-user-namespace-unknown", fields: []string{"linux.sysctl"}, refused: `linux.sysctl["user/no_such"]`,
+		spec: func(_ *shown, s *specs.Spec) {
+			mapped(s)
+			s.Linux.Sysctl = map[string]string{"user.no_such": "7"}
+		},
+	},
+	{
+		name: "host-pids-in-a-user-namespace", fields: []string{"linux.namespaces[].type", "mounts[].type"},
+		spec: func(_ *shown, s *specs.Spec) {
+			mapped(s)
+			dropNamespace(s, specs.PIDNamespace)
+			s.Mounts[0] = specs.Mount{Destination: "/proc", Type: "bind", Source: "/proc", Options: []string{"rbind", "nosuid", "nodev", "noexec"}}
+		},
+		look: func(x *shown) {
+			assert.Equal(x.t, readlink(x.t, "/proc/self/ns/pid"), x.namespace("pid"))
+			assert.NotEqual(x.t, readlink(x.t, "/proc/self/ns/user"), x.namespace("user"))
+			assert.Equal(x.t, itoa(int(x.Pid))+"\n", x.inside("sh", "-c", "cat /proc/"+itoa(int(x.Pid))+"/stat | cut -d' ' -f1"))
+			assert.Contains(x.t, x.inside("sh", "-c", "kill -0 "+itoa(os.Getpid())), "Operation not permitted")
+		},
+	},
+	{
+		name: "procfs-of-the-host-in-a-user-namespace", fields: []string{"linux.namespaces[].type", "mounts[].type"}, refused: "mounts[0].type",
+		spec: func(_ *shown, s *specs.Spec) {
+			mapped(s)
+			dropNamespace(s, specs.PIDNamespace)
+		},
+	},
 	delegation("cgroup-delegation", 0),
 	withFlaw("gives it to the container's root", delegation("cgroup-delegation-to-the-user", 7)),
 }

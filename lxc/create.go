@@ -87,6 +87,7 @@ func Create(ctx context.Context, r Request) (_ *Container, retErr error) {
 		{"lxc", c.boot},
 		{"resctrl", c.joinResctrl},
 		{"network", c.moveNetDevices},
+		{"sysctl", c.writeUserSysctls},
 		{"rootfs", c.build},
 		{"process", c.prepare},
 		{"host", c.awaitHost},

@@ -91,7 +91,7 @@ var ownCoverage = []Coverage{
 	{"linux.namespaces", InConfig, "lxc.namespace.clone and lxc.namespace.share; mount always new; cgroup and time by the helper"},
 	{"linux.uidMappings", InConfig, "lxc.idmap; id 0 must be mapped"},
 	{"linux.gidMappings", InConfig, "lxc.idmap; id 0 must be mapped"},
-	{"linux.sysctl", Outside, "of the container's network, IPC and UTS namespaces only"},
+	{"linux.sysctl", Outside, "of the container's network, IPC, UTS and user namespaces only; the last by the helper"},
 	{"linux.cgroupsPath", Outside, "the group, in every hierarchy, is made before there is a process; systemd's form: a scope, and the group below it. On v2 it is the user's of a container with a cgroup namespace that it may write to"},
 	{"linux.devices", Outside, "mknod(2); bind mounts in a user namespace"},
 	{"linux.seccomp", InHelper, "compiled to BPF; the shim sends the listener of SCMP_ACT_NOTIFY to listenerPath"},

@@ -77,6 +77,9 @@ func checkPlan(t *testing.T, p *Plan) {
 	for name := range p.Sysctl {
 		checkInside(t, "/"+name)
 	}
+	for name := range p.UserSysctl {
+		checkInside(t, "/"+name)
+	}
 	if p.TimeOffsets != strings.TrimLeft(p.TimeOffsets, "\n") || strings.Count(p.TimeOffsets, "\n") > len(timeClocks) {
 		t.Errorf("time offsets %q", p.TimeOffsets)
 	}

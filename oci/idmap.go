@@ -129,9 +129,6 @@ func translateIDMap(in input, p *Plan) error {
 			return invalid(f.path, nil, "is required for a new user namespace")
 		}
 	}
-	if p.isNew(specs.UserNamespace) && !p.has(specs.PIDNamespace) {
-		return notImplemented("linux.namespaces", nil, "a new user namespace needs a pid namespace of its own: no procfs of the host's can be mounted in it")
-	}
 	if given.IsZero() {
 		return nil
 	}

@@ -4,7 +4,6 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -82,14 +81,25 @@ func TestIDMapsThatAreRefused(t *testing.T) {
 			}), `linux.devices: "/dev/x": gid: 70000 is not mapped by linux.gidMappings`, nil,
 		},
 		{
-			"pids of the host", with(namespaces(newNS("mount"), newNS("user"))),
-			"linux.namespaces: a new user namespace needs a pid namespace of its own: no procfs of the host's can be mounted in it", errdefs.ErrNotImplemented,
-		},
-		{
-			"sysctl of the user namespace", with(func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"user.max_user_namespaces": "1"} }),
-			`linux.sysctl["user.max_user_namespaces"]: belongs to the user namespace, whose sysctls can not be set from outside`, errdefs.ErrNotImplemented,
+			"procfs of the host", with(func(s *specs.Spec) {
+				namespaces(newNS("mount"), newNS("user"))(s)
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc", Type: "proc", Source: "proc"})
+			}),
+			`mounts[0].type: "proc" needs a "pid" namespace with the "user" namespace: the kernel has no new procfs of the host's pids for it; bind /proc instead`, nil,
 		},
 	})
+}
+
+func TestPIDsOfTheHostInAUserNamespace(t *testing.T) {
+	p := translate(t, userNS(usual()), namespaces(newNS("mount"), newNS("user")))
+	config, err := lxcconf.Marshal(p.Config)
+	require.NoError(t, err)
+	assert.Contains(t, string(config), "lxc.mount.auto =\nlxc.mount.entry = /proc proc none rbind 0 0\n")
+
+	own := translate(t, userNS(usual()), namespaces(newNS("mount"), newNS("user"), newNS("pid")))
+	config, err = lxcconf.Marshal(own.Config)
+	require.NoError(t, err)
+	assert.NotContains(t, string(config), "lxc.mount")
 }
 
 // The namespace that is joined knows its mapping; the spec may say it too.

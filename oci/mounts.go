@@ -14,6 +14,9 @@ func translateMounts(in input, p *Plan) error {
 		if err != nil {
 			return err
 		}
+		if t.Kind == MountProc && p.hostPIDsOnly() {
+			return invalid(at("mounts", i)+".type", m.Type, `needs a "pid" namespace with the "user" namespace: the kernel has no new procfs of the host's pids for it; bind /proc instead`)
+		}
 		if !filepath.IsAbs(m.Destination) {
 			p.warn(at("mounts", i)+".destination", m.Destination, "is not absolute, and is taken as relative to /")
 		}

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cageforge/containerd-shim-nexcage/oci/lxcconf"
 )
 
 // namespaceType is a type of linux.namespaces.
@@ -103,8 +105,16 @@ func (p *Plan) configNamespaces() error {
 			return err
 		}
 	}
+	if p.hostPIDsOnly() {
+		// LXC finds the procfs that it needs, instead of mounting one.
+		p.Config = append(p.Config, lxcconf.Set("lxc.mount.auto", ""), lxcconf.MountEntry("/proc", "proc", "none", "rbind"))
+	}
 	return nil
 }
+
+// hostPIDsOnly says that the container sees the runtime's pids, but not with
+// the rights to mount a procfs of them.
+func (p *Plan) hostPIDsOnly() bool { return p.has(specs.UserNamespace) && !p.has(specs.PIDNamespace) }
 
 // isNew says whether the container has a namespace of its own that is made
 // for it.

@@ -25,6 +25,9 @@ type Plan struct {
 	// Sysctl has the values by path below /proc/sys, as in
 	// net/ipv4/ip_forward. Each belongs to a namespace of the container.
 	Sysctl map[string]string
+	// UserSysctl has those of the user namespace, user/max_…, likewise. Only
+	// a process in the namespace sees them.
+	UserSysctl map[string]string
 	// Hostname and Domainname, "" for what the UTS namespace has. LXC sets
 	// the host name in a new namespace (lxc.uts.name), but not in one that
 	// is joined.

@@ -35,6 +35,18 @@ func TestSysctls(t *testing.T) {
 	}, p.Sysctl)
 }
 
+func TestSysctlsOfTheUserNamespace(t *testing.T) {
+	p := translate(t, userNS(usual()), func(s *specs.Spec) {
+		s.Linux.Sysctl = map[string]string{"user.max_user_namespaces": "1", "user/max_mnt_namespaces": "2"}
+	})
+	assert.Equal(t, map[string]string{"user/max_user_namespaces": "1", "user/max_mnt_namespaces": "2"}, p.UserSysctl)
+	assert.Empty(t, p.Sysctl)
+	testRefused(t, []refusedCase{{"twice", func(s *specs.Spec) {
+		userNS(usual())(s)
+		s.Linux.Sysctl = map[string]string{"user.x": "1", "user/x": "2"}
+	}, `linux.sysctl["user/x"]: is there twice, as user/x`, nil}})
+}
+
 func TestSysctlsThatAreRefused(t *testing.T) {
 	one := func(name string) func(*specs.Spec) { return sysctl(map[string]string{name: "1"}) }
 	host := func(name string) func(*specs.Spec) {

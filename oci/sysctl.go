@@ -17,7 +17,8 @@ var ipcSysctls = []string{
 }
 
 // translateSysctl takes what belongs to a namespace that the container has,
-// as runc does; everything else is the host's.
+// as runc does, which knows none of the user namespace; everything else is the
+// host's.
 func translateSysctl(in input, p *Plan) error {
 	for _, name := range sortedKeys(in.linux.Sysctl) {
 		path := key("linux.sysctl", name)
@@ -25,20 +26,25 @@ func translateSysctl(in input, p *Plan) error {
 		if err != nil {
 			return err
 		}
-		if err := p.checkSysctl(path, file); err != nil {
+		space, err := p.sysctlNamespace(path, file)
+		if err != nil {
 			return err
 		}
 		value := in.linux.Sysctl[name]
 		if err := noNUL(path, value); err != nil {
 			return err
 		}
-		if _, ok := p.Sysctl[file]; ok {
+		table := &p.Sysctl
+		if space == specs.UserNamespace {
+			table = &p.UserSysctl
+		}
+		if _, ok := (*table)[file]; ok {
 			return invalid(path, nil, "is there twice, as %s", file)
 		}
-		if p.Sysctl == nil {
-			p.Sysctl = map[string]string{}
+		if *table == nil {
+			*table = map[string]string{}
 		}
-		p.Sysctl[file] = value
+		(*table)[file] = value
 	}
 	return nil
 }
@@ -70,19 +76,18 @@ func sysctlFile(path, name string) (string, error) {
 	return file, nil
 }
 
-func (p *Plan) checkSysctl(path, file string) error {
+// sysctlNamespace is the namespace of the container that a sysctl belongs to.
+func (p *Plan) sysctlNamespace(path, file string) (specs.LinuxNamespaceType, error) {
 	space := sysctlNamespace(file)
 	switch {
 	case file == "kernel/hostname":
-		return invalid(path, nil, "is not to be set here: hostname is the property for it")
+		return "", invalid(path, nil, "is not to be set here: hostname is the property for it")
 	case space == "":
-		return invalid(path, nil, "belongs to no namespace: it would be the host's")
+		return "", invalid(path, nil, "belongs to no namespace: it would be the host's")
 	case !p.has(space):
-		return invalid(path, nil, "needs a %q namespace: it would be the host's", string(space))
-	case space == specs.UserNamespace:
-		return notImplemented(path, nil, "belongs to the user namespace, whose sysctls can not be set from outside")
+		return "", invalid(path, nil, "needs a %q namespace: it would be the host's", string(space))
 	}
-	return nil
+	return space, nil
 }
 
 func sysctlNamespace(file string) specs.LinuxNamespaceType {

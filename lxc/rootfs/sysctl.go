@@ -13,7 +13,8 @@ import (
 
 // writeSysctls writes linux.sysctl to the host's procfs, which shows a thread
 // the values of the network, ipc and uts namespaces that it has joined: the
-// container's own /proc/sys may be read-only.
+// container's own /proc/sys may be read-only. Those of the user namespace are
+// not for a thread (oci.Plan.UserSysctl).
 func (b *builder) writeSysctls() error {
 	if len(b.plan.Sysctl) == 0 {
 		return nil
