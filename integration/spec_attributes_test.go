@@ -287,6 +287,11 @@ func (a *agent) receive(conn *net.UnixConn) int {
 		assert.Positive(a.t, state.Pid)
 	}
 	assert.DirExists(a.t, state.State.Bundle)
+	status := specs.StateCreating // of the first, the container's own
+	if a.listeners > 1 {
+		status = specs.StateRunning
+	}
+	assert.Equal(a.t, status, state.State.Status)
 	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if !assert.NoError(a.t, err) || !assert.Len(a.t, msgs, 1) {
 		return -1

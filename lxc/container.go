@@ -78,7 +78,8 @@ func (c *Container) execute(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.conn.Notify = c.listenerOf(p.pid, specs.StateCreated)
+	// runc and crun load the filter during create.
+	c.conn.Notify = c.listenerOf(p.pid, specs.StateCreating)
 	if err := c.conn.Exec(ctx, c.start); err != nil {
 		return fmt.Errorf("OCI runtime start failed: unable to start container process: %w", err)
 	}
