@@ -89,6 +89,14 @@ func (w *world) bundle(id, config string) *bundle {
 	return b
 }
 
+// abandonLog puts a FIFO in the place of the log's that nobody reads.
+func (b *bundle) abandonLog() (fifo string) {
+	fifo = filepath.Join(b.path, "log")
+	require.NoError(b.t, os.Remove(fifo))
+	require.NoError(b.t, unix.Mkfifo(fifo, 0o600))
+	return fifo
+}
+
 // Write takes the shim's log.
 func (b *bundle) Write(p []byte) (int, error) {
 	b.mu.Lock()

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -72,20 +73,45 @@ func TestShutdownWaitsForAContainerThatWasStarted(t *testing.T) {
 }
 
 func TestAStartVerbThatWasKilledLeavesNoShim(t *testing.T) {
-	w := newWorld(t)
-	b := w.bundle("c1", "")
-	dir := w.sockets()
-	input, err := proto.Marshal(&bootapi.BootstrapParams{InstanceID: b.id, Namespace: "ns", SocketDir: &dir})
+	for name, unread := range map[string]bool{"at once": false, "with the reader of the log": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			b := w.bundle("c1", "")
+			if unread {
+				b.abandonLog()
+			}
+			dir := w.sockets()
+			input, err := proto.Marshal(&bootapi.BootstrapParams{InstanceID: b.id, Namespace: "ns", SocketDir: &dir})
+			require.NoError(t, err)
+			// A verb that cannot deliver its answer ends in the middle.
+			stdout, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+			require.NoError(t, err)
+			defer stdout.Close()
+			cmd := b.command(input, "start")
+			cmd.Stdout = stdout
+			require.Error(t, cmd.Run())
+			eventually(t, func() bool { left, err := os.ReadDir(dir); return err == nil && len(left) == 0 }, "the shim keeps its socket")
+			eventually(t, func() bool { _, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); return err == unix.ECHILD }, "the shim does not end")
+		})
+	}
+}
+
+func TestTheLogGoesToAReaderThatComesLate(t *testing.T) {
+	b := newWorld(t).bundle("c1", "")
+	fifo := b.abandonLog()
+	c := b.start(nil)
+	r, err := os.OpenFile(fifo, os.O_RDONLY, 0) // waits for the shim's end
 	require.NoError(t, err)
-	// A verb that cannot deliver its answer ends in the middle.
-	stdout, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	require.NoError(t, err)
-	defer stdout.Close()
-	cmd := b.command(input, "start")
-	cmd.Stdout = stdout
-	require.Error(t, cmd.Run())
-	eventually(t, func() bool { left, err := os.ReadDir(dir); return err == nil && len(left) == 0 }, "the shim keeps its socket")
-	eventually(t, func() bool { _, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); return err == unix.ECHILD }, "the shim does not end")
+	defer r.Close()
+	done := make(chan error, 1)
+	go func() { _, err := io.Copy(b, r); done <- err }()
+	eventually(t, func() bool {
+		c.signal(unix.SIGUSR1)
+		return strings.Contains(b.logged(), "shim.(*command).serve")
+	}, "no log")
+	c.signal(unix.SIGKILL)
+	require.NoError(t, <-done)
+	c.ended(t)
 }
 
 func TestSignalsEndTheShim(t *testing.T) {
