@@ -26,15 +26,16 @@ const (
 func socketName(vmid int) string { return fmt.Sprintf("@%s/%d/command", host.LXCPath, vmid) }
 
 // Running says whether lxc-start has the container: its command socket is
-// there, as PVE::LXC::list_active_containers looks it up.
+// there, where PVE::LXC::list_active_containers looks it up, and listens. While
+// a process ends its connections may outlast that for a moment.
 func Running(vmid int) bool {
 	data, err := os.ReadFile("/proc/net/unix")
 	if err != nil {
 		return false
 	}
-	name := " " + socketName(vmid)
+	const listens = "00010000" // SO_ACCEPTCON, proc_pid_net(5)
 	for s := bufio.NewScanner(bytes.NewReader(data)); s.Scan(); {
-		if strings.HasSuffix(s.Text(), name) {
+		if f := strings.Fields(s.Text()); len(f) == 8 && f[3] == listens && f[7] == socketName(vmid) {
 			return true
 		}
 	}

@@ -28,8 +28,9 @@ const startLimit = 10 * time.Second
 
 // States of lxc-monitord's messages (state.h).
 const (
-	stopped = 0
-	running = 2
+	stopped  = 0
+	starting = 1
+	running  = 2
 )
 
 // monitord is a connection to lxc-monitord of /var/lib/lxc.
@@ -135,14 +136,18 @@ func awaitRunning(vmid int, m *monitord, unit *Unit) error {
 		close(ended)
 		_ = m.conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) // for what monitord has still to say
 	}()
+	// lxc-monitord may still have the end of the container's last life to tell.
+	begun := false
 	for {
 		state, err := m.state(vmid)
 		switch {
 		case err != nil:
 			return err
+		case state == starting:
+			begun = true
 		case state == running:
 			return nil
-		case state == stopped:
+		case state == stopped && begun:
 			return errors.New("stopped")
 		}
 	}
@@ -222,27 +227,33 @@ func (u *Unit) Wait() { _ = u.reply() }
 // Close gives up the connection; the unit runs on.
 func (u *Unit) Close() error { return u.conn.Close() }
 
-// await waits for lxc-start's end, by a connection that was made before.
-func await(c *net.UnixConn, limit time.Duration) error {
-	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
-		return err
-	}
-	_, err := c.Read(make([]byte, 1))
-	if err == io.EOF || errors.Is(err, net.ErrClosed) || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil // EOF, or reset
-	}
-	return host.Dief("container did not stop")
-}
-
 // AwaitEnd returns when lxc-start of a container has ended; at once if there is
 // none.
 func AwaitEnd(vmid int, limit time.Duration) error {
-	c, err := connect(vmid)
-	if err != nil {
-		return nil
+	deadline := time.Now().Add(limit)
+	for {
+		c, err := connect(vmid)
+		if err != nil {
+			return nil
+		}
+		if err := await(c, deadline); err != nil {
+			return err
+		}
+		// Its connections may end before its socket does.
 	}
+}
+
+// await waits for the end of a connection to lxc-start, and closes it.
+func await(c *net.UnixConn, deadline time.Time) error {
 	defer c.Close()
-	return await(c, limit)
+	if err := c.SetReadDeadline(deadline); err != nil {
+		return err
+	}
+	_, err := c.Read(make([]byte, 1))
+	if errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
+		return host.Dief("container did not stop")
+	}
+	return nil // EOF, or reset
 }
 
 // Stop kills the container and waits for lxc-start's end.
@@ -258,11 +269,9 @@ func Shutdown(vmid int, timeout int, force bool) error {
 }
 
 func end(vmid int, wait time.Duration, args ...string) error {
-	c, err := connect(vmid)
-	if err != nil {
-		return nil // it has ended already
+	if !Running(vmid) {
+		return nil
 	}
-	defer c.Close()
 	argv := append([]string{"lxc-stop", "-n", strconv.Itoa(vmid)}, args...)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout // a worker's
@@ -276,5 +285,5 @@ func end(vmid int, wait time.Duration, args ...string) error {
 			return host.Dief("container did not stop")
 		}
 	}
-	return await(c, wait)
+	return AwaitEnd(vmid, wait)
 }
