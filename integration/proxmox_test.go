@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -170,4 +171,21 @@ func TestInterfaceThatProxmoxMakes(t *testing.T) {
 	assert.Contains(t, out, "default via 10.9.0.1")
 	assert.Contains(t, out, "inet 127.0.0.1/8")
 	assert.Contains(t, out, "1 packets received")
+}
+
+// A container with a user namespace is an unprivileged CT for Proxmox, whose tools
+// work in it.
+func TestUnprivilegedCT(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	leaveNothing(t, w)
+	noGuestLeft(t)
+	s := started(t, remapped(t, w, harness.LXC(), "unprivileged", 200000, nil, forever...))
+	vmid := recordedVMID(t, s)
+	config := pct(t, w, "config", vmid)
+	assert.Contains(t, config, "unprivileged: 1\n")
+	assert.Contains(t, config, "lxc.idmap: u 0 200000 65536\nlxc.idmap: g 0 200000 65536\n")
+	assert.Equal(t, "0 200000 65536", strings.Join(strings.Fields(pct(t, w, "exec", vmid, "--", "cat", "/proc/self/uid_map")), " "))
+	pct(t, w, "set", vmid, "--memory", "96")
+	assert.Contains(t, pct(t, w, "config", vmid), "lxc.idmap: u 0 200000 65536\n")
 }

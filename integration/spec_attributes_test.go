@@ -397,8 +397,9 @@ func TestExecsHaveAttributesOfTheirOwn(t *testing.T) {
 
 // A container that has a user namespace of its own has the same attributes.
 func TestAttributesInUserNamespaces(t *testing.T) {
-	w := usernsWorld(t, 4)
-	for _, r := range processAttributeRows {
-		t.Run(r.name, func(t *testing.T) { r.test(t, w, harness.UserNS("")) })
-	}
+	onEachHost(t, 4, func(t *testing.T, w *place) {
+		for _, r := range processAttributeRows {
+			t.Run(r.name, func(t *testing.T) { r.test(t, w, harness.UserNS("")) })
+		}
+	})
 }

@@ -65,12 +65,14 @@ type shown struct {
 }
 
 // runRows runs a table with both backends.
-func runRows(t *testing.T, table []row) {
-	newest(t, func(t *testing.T, w *place, rt harness.Runtime) {
+func runRows(t *testing.T, table []row) { newest(t, each(table)) }
+
+func each(table []row) func(t *testing.T, w *place, rt harness.Runtime) {
+	return func(t *testing.T, w *place, rt harness.Runtime) {
 		for _, r := range table {
 			t.Run(r.name, func(t *testing.T) { r.test(t, w, rt) })
 		}
-	})
+	}
 }
 
 // about finds that what a row says it is about are properties of the spec.

@@ -16,7 +16,7 @@ import (
 
 // TestSpecUserNamespaces is about mappings of ids, of a container and of a
 // mount. TestUserNamespaceOfTheSpec has more about what they mean for files.
-func TestSpecUserNamespaces(t *testing.T) { runRows(t, usernsRows) }
+func TestSpecUserNamespaces(t *testing.T) { onEachBackend(t, each(usernsRows)) }
 
 const firstHostID = 200000
 

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -141,9 +140,6 @@ func (c *creation) setPlan(spec *specs.Spec) (err error) {
 	}
 	if err := checkHost(c.plan); err != nil {
 		return err
-	}
-	if c.plan.UserNamespace() && !c.canUserNS() {
-		return fmt.Errorf("linux.namespaces: a user namespace is not supported on Proxmox VE yet: %w", errdefs.ErrNotImplemented)
 	}
 	c.Init = newProcess("", c.plan.Process, c.request.Stdio)
 	return nil

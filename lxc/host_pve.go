@@ -35,6 +35,11 @@ func (h *PVE) Reserve(ctx context.Context, c *Config, r *Record, save func() err
 	if err := h.checkNets(c.Plan); err != nil {
 		return err
 	}
+	if ns, ok := c.Plan.Namespaces[specs.UserNamespace]; ok && ns.Path == "" {
+		if err := h.Node.CheckIDs(c.Plan.IDMap); err != nil {
+			return err
+		}
+	}
 	return h.Node.Reserve(ctx, h.Client, h.config(c, r), func(vmid int) error {
 		r.Host, r.Node, r.VMID, r.Keep = HostPVE, h.Node.Name, vmid, h.Node.Keep
 		r.LXCPath, r.Name = h.Node.LXC, strconv.Itoa(vmid)
@@ -74,6 +79,7 @@ func (h *PVE) config(c *Config, r *Record) *pve.Config {
 		Resources: c.Plan.Resources,
 		Lines:     c.Plan.Config,
 		Halt:      h.Halt,
+		IDMap:     c.Plan.IDMap,
 	}
 	// systemd makes its scopes itself, and the helper joins them.
 	if c.Plan.CgroupsPath != "" && !systemd.Is(c.Plan.CgroupsPath) {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -72,8 +73,12 @@ func (c *creation) enterNamespaces(ctx context.Context) error {
 	defer func() { closeAll(files) }()
 	for _, kind := range []specs.LinuxNamespaceType{specs.CgroupNamespace, specs.TimeNamespace} {
 		ns, ok := c.plan.Namespaces[kind]
-		if !ok && kind == specs.CgroupNamespace && c.request.Host.MakesGroup() {
-			ns.Path, ok = ownCgroupNamespace, true
+		if !ok && kind == specs.CgroupNamespace {
+			var err error
+			if ok, err = c.strayedCgroupNamespace(); err != nil {
+				return fmt.Errorf("linux.namespaces: %w", err)
+			}
+			ns.Path = ownCgroupNamespace
 		}
 		switch {
 		case !ok:
@@ -101,6 +106,27 @@ func (c *creation) enterNamespaces(ctx context.Context) error {
 		return c.enterTime(ctx)
 	}
 	return nil
+}
+
+// strayedCgroupNamespace says whether the helper has left the shim's cgroup
+// namespace. From a user namespace there is no way back.
+func (c *creation) strayedCgroupNamespace() (bool, error) {
+	if !c.request.Host.MakesGroup() {
+		return false, nil
+	}
+	own, err := os.Stat(ownCgroupNamespace)
+	if err != nil {
+		return false, err
+	}
+	its, err := os.Stat(fmt.Sprintf("/proc/%d/ns/cgroup", c.Init.pid))
+	if err != nil {
+		return false, err
+	}
+	strayed := !os.SameFile(own, its)
+	if strayed && c.plan.UserNamespace() {
+		return false, fmt.Errorf(`a "cgroup" namespace is needed: LXC makes one on Proxmox VE for a container that joins namespaces, and a user namespace does not let it go back: %w`, errdefs.ErrNotImplemented)
+	}
+	return strayed, nil
 }
 
 // enterTime sets the offsets of the time namespace that the helper has made,

@@ -27,16 +27,10 @@ type UserNS struct {
 	Plain  bool // none, with a warning, where a file system can not be idmapped; else that is an error
 }
 
-// canUserNS says whether the host can have user namespaces.
-func (c *creation) canUserNS() bool {
-	_, native := c.request.Host.(nativeHost)
-	return native
-}
-
 // ownUserNamespace gives the container a user namespace of its own, if it is to
 // and can have one.
 func (c *creation) ownUserNamespace(ctx context.Context) error {
-	if !c.request.UserNS.Auto || !c.canUserNS() {
+	if !c.request.UserNS.Auto {
 		return nil
 	}
 	logger := log.G(ctx).WithField("id", c.request.ID)

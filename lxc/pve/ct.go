@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc/base"
+	"github.com/cageforge/containerd-shim-nexcage/oci"
 	"github.com/cageforge/containerd-shim-nexcage/oci/lxcconf"
 )
 
@@ -32,6 +33,7 @@ type Config struct {
 	Lines     []lxcconf.Line // that follow from the spec
 	Cgroup    string         // path of the control group; "" is Proxmox's own
 	Halt      string         // signal that asks the container to end, as LXC names it
+	IDMap     oci.IDMap      // of its user namespace; the zero value without one
 }
 
 // Settings are what an operator, or an annotation that he allows, says about a CT.
@@ -73,13 +75,31 @@ func (c *Config) conf(n *Node, vmid int) ([]byte, error) {
 	for _, i := range c.Nets {
 		props = append(props, i.prop())
 	}
+	if !c.IDMap.IsZero() {
+		props = append(props, Prop{"unprivileged", "1"})
+	}
 	conf := &Conf{
 		Description: c.description(),
 		Props:       props,
-		Raw:         []Prop{{"lxc.include", c.include(n.Name, vmid)}},
+		Raw:         append(c.idmap(), Prop{"lxc.include", c.include(n.Name, vmid)}),
 	}
 	return conf.Marshal()
 }
+
+// idmap are the mappings of the user namespace. They are in the CT's own configuration:
+// Proxmox, which would map 65536 ids from 100000 on otherwise, reads them to own
+// what its tools make in the container (pct push, devices), and LXC does not stand
+// that one file takes back those of another (seen with 5.0.2).
+func (c *Config) idmap() (raw []Prop) {
+	for _, l := range c.Lines {
+		if l.Key == idmapKey {
+			raw = append(raw, Prop{l.Key, l.Value})
+		}
+	}
+	return raw
+}
+
+const idmapKey = "lxc.idmap"
 
 // name is what the UI calls the CT: the host name, unless that is only the
 // beginning of the id.
@@ -189,6 +209,7 @@ func (c *Config) lines(n *Node, vmid int) ([]lxcconf.Line, error) {
 		lines = append(lines, lxcconf.Set("lxc.cgroup.dir.container", c.Cgroup))
 	}
 	lines = append(append(lines, base.Lines(c.Helper)...), c.Lines...)
+	lines = slices.DeleteFunc(lines, func(l lxcconf.Line) bool { return l.Key == idmapKey })
 	if len(c.Nets) == 0 {
 		return lines, nil
 	}

@@ -23,13 +23,16 @@ type Node struct {
 	LXC   string // LXC's path of all CTs
 	Run   string // Proxmox's own /run
 	Keep  string // our own directory, lost at reboot: markers of CTs
+
+	SubIDs string   // directory of subuid and subgid
+	Path   []string // where lxc-start looks for programs
 }
 
 // Local returns this machine's node. ErrFailedPrecondition if it is none, or if
 // the cluster's file system is not mounted. keep is a directory of ours for
 // markers, lost at reboot.
 func Local(keep string) (*Node, error) {
-	n := &Node{Etc: "/etc/pve", Locks: "/run/lock/lxc", LXC: "/var/lib/lxc", Run: "/run/pve", Keep: keep}
+	n := &Node{Etc: "/etc/pve", Locks: "/run/lock/lxc", LXC: "/var/lib/lxc", Run: "/run/pve", Keep: keep, SubIDs: "/etc", Path: systemdPath}
 	link, err := os.Readlink(filepath.Join(n.Etc, "local"))
 	if err != nil {
 		return nil, fmt.Errorf("this machine is no node of Proxmox VE, or pve-cluster does not run: %w: %w", err, errdefs.ErrFailedPrecondition)
@@ -37,6 +40,9 @@ func Local(keep string) (*Node, error) {
 	n.Name = filepath.Base(link)
 	return n, nil
 }
+
+// systemdPath is what a unit of systemd has for its PATH (systemd.exec(5)).
+var systemdPath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"}
 
 // Detect says whether this machine is a node of Proxmox VE that can run CTs.
 func Detect() bool {
