@@ -36,9 +36,7 @@ func (r row) exec() bool {
 }
 
 func (r row) testExec(t *testing.T, w *place, rt harness.Runtime) {
-	if rt.Backend == "crun" && r.execFlaw != "" {
-		t.Skipf("crun %s", r.execFlaw)
-	}
+	r.execFlaw.skip(t, rt)
 	r.mayRun(t, rt)
 	if missing := lacks(r.needs); missing != "" {
 		t.Skipf("this machine lacks %s", missing)

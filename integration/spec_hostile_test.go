@@ -29,7 +29,7 @@ type hostile struct {
 	// refused says that the LXC backend must not run it; otherwise it must,
 	// and the process must print want.
 	refused bool
-	flaw    string // what crun does instead, which others of its tests would see
+	flaw    flaw // what crun does instead, which others of its tests would see
 	args    []string
 	want    string
 }
@@ -140,29 +140,29 @@ var hostiles = []hostile{
 	{name: "cpus", refused: true, spec: func(_ *shown, s *specs.Spec, evil string) {
 		s.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: "0" + evil}
 	}},
-	{name: "unified", refused: true, flaw: leavesGroups, spec: func(_ *shown, s *specs.Spec, _ string) {
+	{name: "unified", refused: true, flaw: upTo("1.21", leavesGroups), spec: func(_ *shown, s *specs.Spec, _ string) {
 		s.Linux.Resources.Unified = map[string]string{"../../cgroup.procs": "1"}
 	}},
-	{name: "hugepages", refused: true, flaw: leavesGroups, spec: func(_ *shown, s *specs.Spec, _ string) {
+	{name: "hugepages", refused: true, flaw: upTo("1.21", leavesGroups), spec: func(_ *shown, s *specs.Spec, _ string) {
 		s.Linux.Resources.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "../../cgroup.procs", Limit: 1}}
 	}},
 	{name: "seccomp-architecture", refused: true, spec: func(_ *shown, s *specs.Spec, evil string) {
 		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.Arch("SCMP_ARCH_X86_64" + evil)}}
 	}},
-	{name: "network-device", refused: true, flaw: "does not know it", spec: func(_ *shown, s *specs.Spec, evil string) {
+	{name: "network-device", refused: true, spec: func(_ *shown, s *specs.Spec, evil string) {
 		s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"lo": {Name: "../../x" + evil}}
 	}},
 	{name: "class-of-resctrl", refused: true, spec: func(_ *shown, s *specs.Spec, _ string) {
 		s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "../../../../tmp/evil"}
 	}},
-	{name: "memory-policy", refused: true, flaw: "does not know it", spec: func(_ *shown, s *specs.Spec, evil string) {
+	{name: "memory-policy", refused: true, spec: func(_ *shown, s *specs.Spec, evil string) {
 		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0" + evil}
 	}},
-	{name: "time-offset", refused: true, flaw: "does not know it", spec: func(_ *shown, s *specs.Spec, evil string) {
+	{name: "time-offset", refused: true, spec: func(_ *shown, s *specs.Spec, evil string) {
 		setNamespace(s, specs.TimeNamespace, "")
 		s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime" + evil: {Secs: 1}}
 	}},
-	{name: "exec-affinity", refused: true, flaw: "does not know it", spec: func(_ *shown, s *specs.Spec, evil string) {
+	{name: "exec-affinity", refused: true, spec: func(_ *shown, s *specs.Spec, evil string) {
 		s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0" + evil}
 	}},
 	{name: "seccomp-listener", refused: true, spec: func(_ *shown, s *specs.Spec, evil string) {
@@ -187,9 +187,7 @@ func TestHostileSpecs(t *testing.T) {
 const leavesGroups = "leaves its groups behind when it fails"
 
 func (h hostile) test(t *testing.T, w *place, rt harness.Runtime) {
-	if rt.Backend == "crun" && h.flaw != "" {
-		t.Skipf("crun %s", h.flaw)
-	}
+	h.flaw.skip(t, rt)
 	leaveNothing(t, w)
 	before, touched := outside(t)
 	x := h.container(t, w, rt)

@@ -35,7 +35,7 @@ var namespaceRows = []row{
 	joinedNamespace(specs.IPCNamespace, "ipc", "--ipc"),
 	joinedNamespace(specs.UTSNamespace, "uts", "--uts"),
 	{
-		name: "namespace-twice", fields: []string{"linux.namespaces[].type"}, refused: "linux.namespaces[", flaw: "makes one of them",
+		name: "namespace-twice", fields: []string{"linux.namespaces[].type"}, refused: "linux.namespaces[", flaw: upTo("1.8.1", "makes one of them"),
 		spec: func(_ *shown, s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.PIDNamespace})
 		},

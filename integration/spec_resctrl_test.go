@@ -41,13 +41,13 @@ var resctrlRows = []row{
 		after: func(x *shown) { assert.NoDirExists(x.t, "/sys/fs/resctrl/mon_groups/"+x.ID) },
 	},
 	{
-		name: "class-of-service-with-a-slash", fields: []string{"linux.intelRdt.closID"}, refused: `linux.intelRdt.closID: "a/b"`, flaw: "ignores it where there is no resctrl",
+		name: "class-of-service-with-a-slash", fields: []string{"linux.intelRdt.closID"}, refused: `linux.intelRdt.closID: "a/b"`, flaw: upTo("1.8.1", "ignores it where there is no resctrl"),
 		spec: func(_ *shown, s *specs.Spec) {
 			s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "a/b"}
 		},
 	},
 	{
-		name: "schema-of-two-lines", fields: []string{"linux.intelRdt.l3CacheSchema"}, refused: `linux.intelRdt.l3CacheSchema`, flaw: "ignores it where there is no resctrl",
+		name: "schema-of-two-lines", fields: []string{"linux.intelRdt.l3CacheSchema"}, refused: `linux.intelRdt.l3CacheSchema`, flaw: upTo("1.8.1", "ignores it where there is no resctrl"),
 		spec: func(_ *shown, s *specs.Spec) {
 			s.Linux.IntelRdt = &specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f\nMB:0=20"}
 		},

@@ -30,9 +30,9 @@ type row struct {
 	// crun is the first version of crun that knows the property: an older one
 	// does not say that it does not.
 	crun string
-	flaw string // what every crun does here instead: it is left out then
+	flaw flaw // what crun does here instead
 	// execFlaw is what crun does in an exec instead.
-	execFlaw string
+	execFlaw flaw
 
 	// spec changes what containerd writes by default.
 	spec func(x *shown, s *specs.Spec)
@@ -106,9 +106,7 @@ func property(kind reflect.Type, name string) reflect.Type {
 func (r row) mayRun(t *testing.T, rt harness.Runtime) {
 	t.Helper()
 	r.about(t)
-	if rt.Backend == "crun" && r.flaw != "" {
-		t.Skipf("crun %s", r.flaw)
-	}
+	r.flaw.skip(t, rt)
 	if rt.Backend == "crun" && !crunKnows(t, r.crun) {
 		t.Skipf("crun knows %s since %s", strings.Join(r.fields, ", "), r.crun)
 	}

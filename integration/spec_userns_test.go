@@ -87,7 +87,7 @@ var usernsRows = []row{
 		},
 	},
 	{
-		name: "sysctl-of-the-user-namespace", fields: []string{"linux.sysctl"}, flaw: "takes none of this namespace",
+		name: "sysctl-of-the-user-namespace", fields: []string{"linux.sysctl"}, flaw: upTo("1.21", "takes none of this namespace"),
 		spec: func(_ *shown, s *specs.Spec) {
 			mapped(s)
 			s.Process.User.UID = 7
@@ -129,7 +129,7 @@ var usernsRows = []row{
 		},
 	},
 	delegation("cgroup-delegation", 0),
-	withFlaw("gives it to the container's root", delegation("cgroup-delegation-to-the-user", 7)),
+	withFlaw(byDesign("gives it to the container's root"), delegation("cgroup-delegation-to-the-user", 7)),
 }
 
 // delegation is a container whose user may divide its control group.
