@@ -47,12 +47,19 @@ func atLeast(release string, major, minor int) bool {
 func Open(pid int) (*os.File, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
-		if errors.Is(err, unix.ESRCH) {
+		if isMissing(pid, err) {
 			return nil, fmt.Errorf("process %d: %w", pid, errdefs.ErrNotFound)
 		}
 		return nil, fmt.Errorf("pidfd_open %d: %w", pid, err)
 	}
 	return os.NewFile(uintptr(fd), fmt.Sprintf("pidfd:%d", pid)), nil
+}
+
+// isMissing knows the answers of pidfd_open(2) for a process that is not there.
+// If the number is still the group's or session's of others, or now a thread's,
+// kernels before 6.16 answer EINVAL, later ones ESRCH or ENOENT.
+func isMissing(pid int, err error) bool {
+	return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || pid > 0 && errors.Is(err, unix.EINVAL)
 }
 
 // Signal sends a signal. ErrNotFound if the process has ended.

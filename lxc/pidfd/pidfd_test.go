@@ -3,6 +3,7 @@ package pidfd
 import (
 	"context"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,6 +50,32 @@ func TestWaitReturnsTheStatusOnlyAfterTheReap(t *testing.T) {
 			_ = cmd.Wait()
 			assert.True(t, tc.check(<-done))
 		})
+	}
+}
+
+// The number of a process that led a group is taken until the group is gone.
+func TestOpenOfAProcessWhoseGroupGoesOnIsNotFound(t *testing.T) {
+	leader := exec.Command("/bin/sh", "-c", "sleep 1000 >/dev/null & echo")
+	leader.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	require.NoError(t, leader.Run())
+	t.Cleanup(func() { assert.NoError(t, unix.Kill(-leader.Process.Pid, unix.SIGKILL)) })
+	_, err := Open(leader.Process.Pid)
+	assert.ErrorIs(t, err, errdefs.ErrNotFound)
+}
+
+func TestKernelsAnswersForAMissingProcess(t *testing.T) {
+	for _, tc := range []struct {
+		pid  int
+		err  error
+		want bool
+	}{
+		{1000, unix.ESRCH, true},
+		{1000, unix.EINVAL, true},
+		{1000, unix.ENOENT, true},
+		{-1, unix.EINVAL, false},
+		{1000, unix.EMFILE, false},
+	} {
+		assert.Equal(t, tc.want, isMissing(tc.pid, tc.err), "%d: %v", tc.pid, tc.err)
 	}
 }
 
