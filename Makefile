@@ -129,10 +129,10 @@ bin/integration.test: FORCE
 	$(GO) -C integration test -ldflags '-s -w' -c -o $(CURDIR)/$@ .
 .PHONY: FORCE
 
-test-vm: setup setup-vm vm build tools-2.4 bin/tools/observe bin/integration.test ## the integration tests in virtual machines: cgroup v2, systemd, AppArmor
+test-vm: setup setup-vm vm build standin tools-2.4 bin/integration.test ## the integration tests in virtual machines: cgroup v2, systemd, AppArmor
 	bin/vm test
 
-test-vm-short: setup setup-vm vm build tools-2.4 bin/tools/observe bin/integration.test ## the life-cycle table in one of them
+test-vm-short: setup setup-vm vm build standin tools-2.4 bin/integration.test ## the life-cycle table of each host in one of them
 	bin/vm test -short
 
 race: build ## unit tests under the race detector

@@ -96,7 +96,8 @@ var blur = []struct {
 	{regexp.MustCompile(`(?m)^lrwxrwxrwx root root 11 \S+ /proc/kcore\n`), ""},
 	{regexp.MustCompile(`(?m)^(d\S+ root root) \d+ `), "$1 … "},
 	// crun covers with other file systems, and drops nosuid, nodev and noexec where it makes read-only.
-	{regexp.MustCompile(`(?m)^(/proc/(?:acpi|asound|bus|fs|irq|keys|sys|sysrq-trigger|timer_list|scsi|latency_stats|interrupts)|/sys/firmware|/sys/devices/\S+) .*$`), "$1 protected"},
+	{regexp.MustCompile(`(?m)^(/proc/(?:acpi|asound|bus|fs|irq|kcore|keys|sys|sysrq-trigger|timer_list|scsi|latency_stats|interrupts)|/sys/firmware|/sys/devices/\S+) .*$`), "$1 protected"},
+	{regexp.MustCompile(`(?m)^(/shared ro),nosuid,nodev `), "$1 "},
 	{regexp.MustCompile(`OCI runtime (create|exec) failed: .*`), "OCI runtime $1 failed: …"},
 	{regexp.MustCompile(`a (paused|stopped) (container|process|state)`), "a $1 one"},
 }

@@ -30,8 +30,9 @@ var proxmoxNode *node.Node
 func proxmox(t *testing.T) *place {
 	t.Helper()
 	life := context.Background() // as long as the session's
+	version, containerd := nodeOf(t)
 	if proxmoxNode == nil {
-		n, err := harness.StartNode(life, ctconf.PVE91)
+		n, err := harness.StartNode(life, version)
 		require.NoError(t, err)
 		proxmoxNode = n
 	}
@@ -39,10 +40,27 @@ func proxmox(t *testing.T) *place {
 	if p, ok := worlds[key]; ok {
 		return p
 	}
-	w, err := harness.NewPVEWorld(life, harness.Versions[0], harness.Dir(), proxmoxNode)
+	w, err := harness.NewPVEWorld(life, containerd, harness.Dir(), proxmoxNode)
 	require.NoError(t, err)
 	worlds[key] = &place{World: w, events: w.Watch(life), life: life}
 	return worlds[key]
+}
+
+// nodeOf is the version of Proxmox VE that the node has, and its containerd:
+// the newest ones, or those of NEXCAGE_TEST_NODE, such as 8.4/1.6.
+func nodeOf(t *testing.T) (ctconf.Version, harness.Version) {
+	t.Helper()
+	want := os.Getenv("NEXCAGE_TEST_NODE")
+	if want == "" {
+		return ctconf.PVE91, harness.Versions[0]
+	}
+	var major, minor int
+	var name string
+	_, err := fmt.Sscanf(want, "%d.%d/%s", &major, &minor, &name)
+	require.NoError(t, err, "NEXCAGE_TEST_NODE=%s", want)
+	v, err := harness.FindVersion(name)
+	require.NoError(t, err)
+	return ctconf.Version(major*100 + minor), v
 }
 
 // On a Proxmox node a container behaves as on plain LXC.
@@ -59,7 +77,7 @@ func TestLifecycleOnProxmox(t *testing.T) {
 // group, and where the spec has no oomScoreAdj it is that of Proxmox's lxc-start,
 // not of a shim of containerd.
 func knownOnProxmox(stdout string) string {
-	inner := regexp.MustCompile(`(?m)^(\d+:\S+:/\S+)/ns$`)
+	inner := regexp.MustCompile(`(?m)^(\d+:\S*:/\S+)/ns$`)
 	score := regexp.MustCompile(`(?m)^(/proc/self/oom_score_adj):-?\d+$`)
 	return score.ReplaceAllString(inner.ReplaceAllString(stdout, "$1"), "$1:…")
 }

@@ -329,23 +329,29 @@ func (a *agent) answer(fd int) {
 	}
 }
 
-// profile loads an AppArmor profile that allows everything but to write below
-// /tmp, and returns its name.
+// profile is an AppArmor profile that is loaded, or refused without AppArmor.
 func (x *shown) profile() string {
 	x.t.Helper()
-	name := profileName(x.dir)
 	if !apparmor.has() {
-		return name // it is refused
+		return profileName(x.dir)
 	}
-	file := filepath.Join(x.dir, "profile")
+	return loadProfile(x.t, x.dir)
+}
+
+// loadProfile loads an AppArmor profile that allows everything but to write
+// below /tmp, and returns its name.
+func loadProfile(t *testing.T, dir string) string {
+	t.Helper()
+	name := profileName(dir)
+	file := filepath.Join(dir, "profile")
 	text := "profile " + name + " flags=(attach_disconnected,mediate_deleted) {\n" +
 		"  capability,\n  network,\n  file,\n  signal,\n  mount,\n  deny /tmp/** w,\n}\n"
-	require.NoError(x.t, os.WriteFile(file, []byte(text), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	out, err := exec.Command("apparmor_parser", "--replace", "--skip-cache", file).CombinedOutput()
-	require.NoError(x.t, err, "%s", out)
-	x.t.Cleanup(func() {
+	require.NoError(t, err, "%s", out)
+	t.Cleanup(func() {
 		out, err := exec.Command("apparmor_parser", "--remove", file).CombinedOutput()
-		assert.NoError(x.t, err, "%s", out)
+		assert.NoError(t, err, "%s", out)
 	})
 	return name
 }

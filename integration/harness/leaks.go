@@ -58,11 +58,12 @@ func Left(w *World, before Snapshot) ([]string, error) {
 			slices.Sort(left)
 			return left, nil
 		}
-		time.Sleep(20 * time.Millisecond) // strangers' processes: nobody tells when all are gone
+		time.Sleep(20 * time.Millisecond * time.Duration(Slowness())) // strangers' processes: nobody tells when all are gone
 	}
 }
 
-// processes are all of the session's pid namespace but the daemon, and the
+// processes are all of the session's pid namespace but the daemon (and, where a
+// guest is the session, the guest's own), and the
 // network namespaces that they are in or hold open.
 func processes(w *World) ([]string, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
@@ -77,7 +78,7 @@ func processes(w *World) ([]string, error) {
 			continue // ended
 		}
 		name, rest := parseStat(stat)
-		if len(rest) < 20 {
+		if len(rest) < 20 || machines(dir, rest) {
 			continue
 		}
 		cmdline, _ := os.ReadFile(dir + "/cmdline")
@@ -149,12 +150,39 @@ func cgroups(w *World) ([]string, error) {
 		return nil, err
 	}
 	var found []string
+	if w.Node != nil {
+		if found, err = guestCgroups(); err != nil {
+			return nil, err
+		}
+	}
 	for _, dir := range dirs {
 		// On Proxmox LXC manages the groups, and makes one that it never
 		// removes.
 		pivot := w.Node != nil && filepath.Base(dir) == "lxc.pivot"
 		if filepath.Base(dir) != w.Namespace && !pivot {
 			found = append(found, "cgroup "+dir)
+		}
+	}
+	return found, nil
+}
+
+// guestCgroups are those of a node's CTs, which know no session: the node is
+// the session's.
+func guestCgroups() ([]string, error) {
+	points, err := Hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, point := range points {
+		for _, name := range []string{"lxc", "lxc.monitor"} {
+			groups, err := filepath.Glob(filepath.Join(point, name, "*", "cgroup.procs"))
+			if err != nil {
+				return nil, err
+			}
+			for _, g := range groups {
+				found = append(found, "cgroup "+filepath.Dir(g))
+			}
 		}
 	}
 	return found, nil
@@ -179,6 +207,8 @@ func sockets(*World) ([]string, error) {
 func files(w *World) ([]string, error) {
 	roots := []string{"/run", "/var/lib/lxc", filepath.Join(w.Dir, "state"), filepath.Join(w.Dir, "s"), filepath.Join(w.Dir, "tmp"), w.FIFODir()}
 	parents := w.parents()
+	// Later cruns keep the seccomp profiles that they have compiled.
+	crunCache := filepath.Join("/run/containerd/runc", w.Namespace, ".cache")
 	var found []string
 	for _, root := range roots {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -188,7 +218,7 @@ func files(w *World) ([]string, error) {
 			if err != nil {
 				return err
 			}
-			if d.IsDir() && isHostEntry(path) {
+			if d.IsDir() && (isHostEntry(path) || path == crunCache) {
 				return fs.SkipDir
 			}
 			if slices.Contains(parents, path) {

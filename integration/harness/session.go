@@ -42,25 +42,31 @@ func Token() string { return os.Getenv(tokenEnv) }
 // Dir is the session's directory: a tmpfs that vanishes with the session.
 func Dir() string { return os.Getenv(dirEnv) }
 
+// guestEnv is set in the guests of package vm.
+const guestEnv = "NEXCAGE_GUEST"
+
 // Slowness is how much longer things may take than on a host: a guest of
-// package vm says that it is one by NEXCAGE_GUEST.
+// package vm says that it is one.
 func Slowness() int {
-	if os.Getenv("NEXCAGE_GUEST") != "" {
+	if os.Getenv(guestEnv) != "" {
 		return 6
 	}
 	return 1
 }
 
 // Enter runs the program again in a session, where it calls run, and returns
-// the exit code that main should end with.
+// the exit code that main should end with. In a guest that is the session's
+// own (WholeGuest) it calls run at once.
 func Enter(run func() int) int {
 	var err error
 	code := 1
-	switch os.Getenv(stageEnv) {
-	case stageInit:
+	switch stage := os.Getenv(stageEnv); {
+	case stage == stageInit:
 		code, err = initStage()
-	case stageRun:
+	case stage == stageRun:
 		return run()
+	case WholeGuest():
+		code, err = guestStage(run)
 	default:
 		code, err = outerStage()
 	}
@@ -82,11 +88,10 @@ func outerStage() (int, error) {
 		return 1, err
 	}
 	defer os.Remove(dir) // only ever a mount point: empty here
-	random := make([]byte, 3)
-	if _, err := rand.Read(random); err != nil {
+	token, err := newToken()
+	if err != nil {
 		return 1, err
 	}
-	token := "nx" + hex.EncodeToString(random)
 
 	runtime.LockOSThread() // Pdeathsig is about the thread
 	cmd, err := stage(stageInit)
@@ -104,6 +109,12 @@ func outerStage() (int, error) {
 	forward(cmd.Process)
 	code := exitCode(cmd.Wait())
 	return code, removeCgroups(token)
+}
+
+func newToken() (string, error) {
+	random := make([]byte, 3)
+	_, err := rand.Read(random)
+	return "nx" + hex.EncodeToString(random), err
 }
 
 func stage(name string) (*exec.Cmd, error) {

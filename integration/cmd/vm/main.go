@@ -33,6 +33,7 @@ vm test  [-short] [PATTERN]       run the integration tests in guests of their o
 // settings are the flags of all verbs.
 type settings struct {
 	name, distribution, bin string
+	host                    string
 	memory, cpus            int
 	timeout                 time.Duration
 	short                   bool
@@ -73,7 +74,8 @@ func command(ctx context.Context, argv []string) (int, error) {
 	f.IntVar(&s.cpus, "cpus", 2, "of the guest")
 	f.DurationVar(&s.timeout, "for", 10*time.Minute, "run: the command's time; up: the guest's")
 	f.Var(&s.env, "env", "NAME=VALUE for the command; may be repeated")
-	f.BoolVar(&s.short, "short", false, "test: the life-cycle table in one distribution")
+	f.StringVar(&s.host, "host", "", "test: pve, for the suites on a Proxmox node alone; empty, for the others")
+	f.BoolVar(&s.short, "short", false, "test: the life-cycle table of each host in one distribution")
 	f.Usage = func() { fmt.Fprint(f.Output(), usage); f.PrintDefaults() }
 	verb, ok := verbs[argv[0]]
 	if !ok {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,23 +16,43 @@ import (
 	"github.com/cageforge/containerd-shim-nexcage/integration/vm"
 )
 
-// suite is a run of the compiled tests in a guest.
+// suite is a run of the compiled tests in a guest of its own.
 type suite struct {
 	distribution string
+	host         string // of rows that do not name a runtime
+	containerd   string // of rows that do not name a version
 	pattern      string // of -test.run
+	skip         string // of -test.skip
 	timeout      time.Duration
 }
 
-// What is run. A guest is 10 to 30 times slower than its host.
+// pve is the host of a suite whose guest is a node: systemd starts its CTs.
+const pve = "pve"
+
+// onProxmox are the tests that make the session's machine a node.
+const onProxmox = "Proxmox$|^TestFailuresOfPctStart$|^TestNoQuorum$|^TestLockedCT$|^TestGCRemoves|^TestPctIs|^TestOperatorSees|^TestInterfaceThatProxmox|^TestSystemdRuns"
+
+// few are scenarios of the life-cycle table that are about control groups,
+// signals and processes: crun's way there is containerd's own.
+const few = "^(exit-7|exec|kill-all|pause-and-resume|update|stats|out-of-memory)$"
+
+// What is run. Proxmox VE 8 is bookworm with containerd 1.6, 9 is trixie with 1.7.
 var (
 	fullSuites = []suite{
-		{"trixie", ".", 90 * time.Minute},
-		{"bookworm", ".", 90 * time.Minute},
+		{distribution: "trixie", pattern: ".", skip: onProxmox, timeout: 40 * time.Minute},
+		{distribution: "trixie", host: pve, containerd: "1.7", pattern: onProxmox, timeout: 20 * time.Minute},
+		{distribution: "trixie", host: pve, containerd: "2.4", pattern: "^TestLifecycleOnProxmox$", timeout: 15 * time.Minute},
+		{distribution: "bookworm", pattern: ".", skip: onProxmox, timeout: 40 * time.Minute},
+		{distribution: "bookworm", host: pve, containerd: "1.6", pattern: onProxmox, timeout: 20 * time.Minute},
+		{distribution: "bookworm", host: pve, containerd: "2.4", pattern: "^TestLifecycleOnProxmox$", timeout: 15 * time.Minute},
 	}
-	shortSuites = []suite{{"trixie", "^TestLifecycle$/^lxc$/2.4", 10 * time.Minute}}
+	shortSuites = []suite{
+		{distribution: "trixie", pattern: "^TestLifecycle$/^lxc$/^2.4$|^TestLifecycle$/^crun$/^2.4$/" + few, timeout: 15 * time.Minute},
+		{distribution: "trixie", host: pve, containerd: "1.7", pattern: "^TestLifecycleOnProxmox$|^TestSystemdRuns", timeout: 15 * time.Minute},
+	}
 )
 
-// suites selects by -short, -distribution and a pattern.
+// suites selects by -short, -distribution, -host and a pattern.
 func suites(s settings, args []string) []suite {
 	all := fullSuites
 	if s.short {
@@ -39,7 +60,7 @@ func suites(s settings, args []string) []suite {
 	}
 	var chosen []suite
 	for _, one := range all {
-		if s.given["distribution"] && one.distribution != s.distribution {
+		if s.given["distribution"] && one.distribution != s.distribution || s.given["host"] && one.host != s.host {
 			continue
 		}
 		if len(args) > 0 {
@@ -53,6 +74,26 @@ func suites(s settings, args []string) []suite {
 	return chosen
 }
 
+// command is the run of the tests.
+func (one suite) command(env []string) vm.Command {
+	argv := []string{vm.Share + "/integration.test", "-test.v=test2json", "-test.count=1", "-test.timeout=0", "-test.run=" + one.pattern}
+	if one.skip != "" {
+		argv = append(argv, "-test.skip="+one.skip)
+	}
+	env = append([]string{"NEXCAGE_BIN=" + vm.Share}, env...)
+	if one.host == pve {
+		env = append(env, "NEXCAGE_SESSION=guest", "NEXCAGE_TEST_NODE="+proxmoxOf[one.distribution]+"/"+one.containerd)
+	}
+	return vm.Command{Args: argv, Env: env, Dir: "/", Timeout: one.timeout}
+}
+
+// proxmoxOf is the version of Proxmox VE that is a distribution underneath.
+var proxmoxOf = map[string]string{"trixie": "9.1", "bookworm": "8.4"}
+
+func (one suite) name() string {
+	return strings.Trim(one.distribution+"-"+one.host+"-"+one.containerd, "-")
+}
+
 // test runs the suites, prints their table, and fails if one failed.
 func test(ctx context.Context, s settings, args []string) (int, error) {
 	if len(args) > 1 {
@@ -60,58 +101,61 @@ func test(ctx context.Context, s settings, args []string) (int, error) {
 	}
 	chosen := suites(s, args)
 	if len(chosen) == 0 {
-		return 2, fmt.Errorf("test: no suite for %s", s.distribution)
+		return 2, errors.New("test: there is no such suite")
 	}
-	var t table
+	var all table
 	var states []string
-	failed := false
 	for _, one := range chosen {
 		s.distribution = one.distribution
-		state, ok, err := t.suite(ctx, s, one)
+		t := table{suite: one}
+		state, err := t.run(ctx, s)
 		if err != nil {
-			return 1, fmt.Errorf("%s: %w", one.distribution, err)
+			return 1, fmt.Errorf("%s: %w", one.name(), err)
 		}
-		states = append(states, state)
-		failed = failed || !ok
+		if !slices.Contains(states, state) {
+			states = append(states, state)
+		}
+		all.add(t)
 	}
 	fmt.Println(strings.Join(states, "\n"))
-	t.print(os.Stdout)
-	if failed || t.failed() {
+	all.print(os.Stdout)
+	if len(all.failures) > 0 {
 		return 1, nil
 	}
 	return 0, nil
 }
 
-// suite boots a guest and runs the tests in it; what they print goes to a file.
-func (t *table) suite(ctx context.Context, s settings, one suite) (state string, ok bool, err error) {
+// run boots a guest and runs the tests in it; what they print goes to a file.
+func (t *table) run(ctx context.Context, s settings) (state string, err error) {
 	m, err := boot(ctx, s)
 	if err != nil {
-		return "", false, err
+		return "", err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	if state, err = describe(ctx, m.Client, one.distribution); err != nil {
-		return "", false, err
+	if state, err = describe(ctx, m.Client, t.suite.distribution); err != nil {
+		return "", err
 	}
 	fmt.Println(state)
-	log, err := os.Create(filepath.Join(s.bin, "test-vm-"+one.distribution+".log"))
+	log, err := os.Create(filepath.Join(s.bin, "test-vm-"+t.suite.name()+".log"))
 	if err != nil {
-		return state, false, err
+		return state, err
 	}
 	defer log.Close()
 	r, w := io.Pipe()
 	parsed := make(chan struct{})
 	go func() {
 		defer close(parsed)
-		t.read(io.TeeReader(r, log), one.distribution)
+		t.read(io.TeeReader(r, log))
 	}()
-	code, err := m.Run(ctx, vm.Command{
-		Args: []string{vm.Share + "/integration.test", "-test.v=test2json", "-test.count=1", "-test.timeout=0", "-test.run=" + one.pattern},
-		Env:  append([]string{"NEXCAGE_BIN=" + vm.Share}, s.env...), Dir: "/", Timeout: one.timeout, Stdout: w, Stderr: w,
-	})
+	cmd := t.suite.command(s.env)
+	cmd.Stdout, cmd.Stderr = w, w
+	begin := time.Now()
+	code, err := m.Run(ctx, cmd)
 	err = errors.Join(err, w.Close())
 	<-parsed
-	fmt.Printf("%s: exit code %d; the whole output is in %s\n", one.distribution, code, log.Name())
-	return state, code == 0, err
+	t.end(code)
+	fmt.Printf("%s: exit code %d after %s; the whole output is in %s\n", t.suite.name(), code, time.Since(begin).Round(time.Second), log.Name())
+	return state, err
 }
 
 // describe is what of the guest makes it what it is.
@@ -142,7 +186,9 @@ type row struct {
 	seconds                 float64
 }
 
+// table is that of a suite, or of several.
 type table struct {
+	suite    suite
 	rows     []*row
 	failures []string
 	last     string // the test that ended before
@@ -150,7 +196,7 @@ type table struct {
 
 // read takes the results from the output of the tests, as it comes: in the
 // form for test2json a marker stands before each.
-func (t *table) read(r io.Reader, distribution string) {
+func (t *table) read(r io.Reader) {
 	lines := bufio.NewReader(r)
 	for {
 		line, err := lines.ReadString('\n')
@@ -158,8 +204,8 @@ func (t *table) read(r io.Reader, distribution string) {
 		var seconds float64
 		line = strings.TrimSpace(strings.Trim(line, "\x16\n"))
 		if n, _ := fmt.Sscanf(line, "--- %4s: %s (%fs)", &result, &name, &seconds); n == 3 {
-			t.add(distribution, result, name, seconds)
-			fmt.Printf("%s %s %s %.1fs\n", distribution, result, name, seconds)
+			t.result(result, name, seconds)
+			fmt.Printf("%s %s %s %.1fs\n", t.suite.name(), result, name, seconds)
 		}
 		if err != nil {
 			return
@@ -167,16 +213,16 @@ func (t *table) read(r io.Reader, distribution string) {
 	}
 }
 
-// add counts a test that has no parts, and every failure.
-func (t *table) add(distribution, result, name string, seconds float64) {
+// result counts a test that has no parts, and every failure.
+func (t *table) result(result, name string, seconds float64) {
 	if result == "FAIL" {
-		t.failures = append(t.failures, distribution+" "+name)
+		t.failures = append(t.failures, t.suite.name()+" "+name)
 	}
 	if strings.HasPrefix(t.last, name+"/") {
 		return // its parts have been counted
 	}
 	t.last = name
-	r := t.row(distribution, name)
+	r := t.row(name)
 	r.seconds += seconds
 	switch result {
 	case "PASS":
@@ -188,15 +234,37 @@ func (t *table) add(distribution, result, name string, seconds float64) {
 	}
 }
 
+// end takes the exit code: a suite that shows nothing has failed too.
+func (t *table) end(code int) {
+	shown := slices.ContainsFunc(t.rows, func(r *row) bool { return r.passed > 0 })
+	switch {
+	case code != 0 && len(t.failures) == 0:
+		t.failures = append(t.failures, fmt.Sprintf("%s: exit code %d", t.suite.name(), code))
+	case !shown:
+		t.failures = append(t.failures, t.suite.name()+": no test has passed")
+	}
+}
+
+func (t *table) add(other table) {
+	t.rows = append(t.rows, other.rows...)
+	t.failures = append(t.failures, other.failures...)
+}
+
 // hosts are what the runtimes of the tests stand for.
-var hosts = map[string]string{"lxc": "native", "pve": "pve", "crun": "crun", "runc-shim": "reference"}
+var hosts = map[string]string{"lxc": "native", "lxc-userns": "native", "crun": "crun", "runc-shim": "reference"}
 
 // row finds the row of a test, which is named Test/RUNTIME/CONTAINERD/part, or
-// without some of these.
-func (t *table) row(distribution, name string) *row {
+// without some of these: then the suite says them.
+func (t *table) row(name string) *row {
 	part := append(strings.Split(name, "/"), "", "")
-	want := row{distribution: distribution, test: part[0], host: hosts[part[1]], containerd: "2.4"}
-	if v := part[2]; want.host != "" && (v == "1.7" || v == "1.6") {
+	want := row{distribution: t.suite.distribution, test: part[0], host: t.suite.host, containerd: t.suite.containerd}
+	if want.host == "" {
+		want.host = hosts[part[1]]
+	}
+	if want.containerd == "" {
+		want.containerd = "2.4"
+	}
+	if v := part[2]; v == "1.7" || v == "1.6" {
 		want.containerd = v
 	}
 	for _, r := range t.rows {
@@ -207,8 +275,6 @@ func (t *table) row(distribution, name string) *row {
 	t.rows = append(t.rows, &want)
 	return &want
 }
-
-func (t *table) failed() bool { return len(t.failures) > 0 || len(t.rows) == 0 }
 
 func (t *table) print(w io.Writer) {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)

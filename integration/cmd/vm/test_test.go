@@ -8,7 +8,7 @@ import (
 )
 
 func TestResultsAreCountedByHostAndContainerd(t *testing.T) {
-	var got table
+	got := table{suite: suite{distribution: "trixie"}}
 	got.read(strings.NewReader(strings.Join([]string{
 		"\x16=== RUN   TestLifecycle",
 		"some output --- PASS: no/result (1.00s)",
@@ -21,7 +21,7 @@ func TestResultsAreCountedByHostAndContainerd(t *testing.T) {
 		"\x16--- PASS: TestMany (1.00s)",
 		"\x16--- PASS: TestPlain (1.00s)",
 		"",
-	}, "\n")), "trixie")
+	}, "\n")))
 	var rows []row
 	for _, r := range got.rows {
 		rows = append(rows, *r)
@@ -32,8 +32,48 @@ func TestResultsAreCountedByHostAndContainerd(t *testing.T) {
 		{distribution: "trixie", containerd: "2.4", host: "crun", test: "TestMany", passed: 1, seconds: 1},
 		{distribution: "trixie", containerd: "2.4", test: "TestPlain", passed: 1, seconds: 1},
 	}, rows)
-	assert.True(t, got.failed())
 	assert.Contains(t, got.failures, "trixie TestLifecycle/lxc/2.4/exit-1")
 }
 
-func TestNoResultIsAFailure(t *testing.T) { assert.True(t, new(table).failed()) }
+func TestSuiteSaysHostAndContainerdOfItsRows(t *testing.T) {
+	got := table{suite: suite{distribution: "bookworm", host: pve, containerd: "1.6"}}
+	got.read(strings.NewReader("\x16    --- PASS: TestLifecycleOnProxmox/exit-0 (1.00s)\n"))
+	got.end(0)
+	assert.Equal(t, row{distribution: "bookworm", containerd: "1.6", host: "pve", test: "TestLifecycleOnProxmox", passed: 1, seconds: 1}, *got.rows[0])
+	assert.Empty(t, got.failures)
+}
+
+func TestASuiteThatShowsNothingHasFailed(t *testing.T) {
+	for name, tc := range map[string]struct {
+		output string
+		code   int
+		want   string
+	}{
+		"no test":     {"", 0, "trixie: no test has passed"},
+		"all skipped": {"--- SKIP: TestX (0.00s)\n", 0, "trixie: no test has passed"},
+		"broken off":  {"--- PASS: TestX (0.00s)\n", 124, "trixie: exit code 124"},
+		"failed":      {"--- PASS: TestX (0.00s)\n--- FAIL: TestY (0.00s)\n", 1, "trixie TestY"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := table{suite: suite{distribution: "trixie"}}
+			got.read(strings.NewReader(tc.output))
+			got.end(tc.code)
+			assert.Equal(t, []string{tc.want}, got.failures)
+		})
+	}
+}
+
+func TestSuitesAreChosen(t *testing.T) {
+	names := func(s settings) (names []string) {
+		for _, one := range suites(s, nil) {
+			names = append(names, one.name())
+		}
+		return names
+	}
+	assert.Equal(t, []string{"trixie", "trixie-pve-1.7"}, names(settings{short: true}))
+	assert.Equal(t, []string{"bookworm-pve-1.6", "bookworm-pve-2.4"},
+		names(settings{distribution: "bookworm", host: pve, given: map[string]bool{"distribution": true, "host": true}}))
+	one := suites(settings{}, []string{"TestX"})[1]
+	assert.Equal(t, "TestX", one.pattern)
+	assert.Contains(t, one.command(nil).Env, "NEXCAGE_SESSION=guest")
+}

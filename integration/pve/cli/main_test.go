@@ -17,6 +17,7 @@ import (
 	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/cli"
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/ctconf"
+	"github.com/cageforge/containerd-shim-nexcage/integration/pve/host"
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/node"
 )
 
@@ -41,7 +42,7 @@ var theNode = sync.OnceValues(func() (*node.Node, error) {
 	if err := unix.Mount("tmpfs", "/srv", "tmpfs", 0, ""); err != nil {
 		return nil, err
 	}
-	n, err := node.Start(context.Background(), filepath.Join(harness.Dir(), "node"), self, ctconf.PVE91)
+	n, err := node.Start(context.Background(), filepath.Join(harness.Dir(), "node"), self, host.Settings{Version: ctconf.PVE91})
 	if err != nil {
 		return nil, err
 	}

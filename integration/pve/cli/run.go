@@ -40,6 +40,8 @@ func Run(argv []string) (code int, ok bool) {
 		return finish(lxc.AutoDev()), true
 	case "lxc-pve-poststop-hook":
 		return hook("post-stop", lxc.PostStop), true
+	case "pve-container-stop-wrapper":
+		return finish(lxc.StopUnit(args)), true
 	case "lxcnetaddbr":
 		return finish(lxc.NetUp(args)), true
 	}

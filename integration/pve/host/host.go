@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/ctconf"
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/pmxcfs"
@@ -63,8 +64,10 @@ func Node() string {
 
 // Settings are what a test chose for the stand-in.
 type Settings struct {
-	Version ctconf.Version // of Proxmox VE
-	Self    string         // the multi-call binary
+	Version  ctconf.Version // of Proxmox VE
+	Self     string         // the multi-call binary
+	Systemd  bool           // it has the units pve-container@VMID
+	Slowness int            // how much longer pct waits than Proxmox's, where it is 0 as long
 }
 
 // LoadSettings reads them.
@@ -93,6 +96,20 @@ func Version() ctconf.Version {
 		return ctconf.PVE91
 	}
 	return s.Version
+}
+
+// Systemd says whether systemd starts the containers.
+func Systemd() bool {
+	s, err := LoadSettings()
+	return err == nil && s.Systemd
+}
+
+// Limit is one of Proxmox's limits of time on this machine.
+func Limit(d time.Duration) time.Duration {
+	if s, err := LoadSettings(); err == nil && s.Slowness > 0 {
+		return d * time.Duration(s.Slowness)
+	}
+	return d
 }
 
 // Quorate says whether the cluster can be written to.

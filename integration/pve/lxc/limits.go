@@ -113,9 +113,6 @@ func (l Limit) write(vmid int) error {
 
 // CgroupPath is where the limits of a running container are.
 func CgroupPath(vmid int, controller string) (string, error) {
-	if Unified() {
-		controller = ""
-	}
 	path, err := ask(vmid, getLimitCgroup, controller)
 	if err != nil || path == "" {
 		return fmt.Sprintf("lxc/%d", vmid), nil // as PVE::LXC::CGroup assumes

@@ -3,7 +3,6 @@ package lxc
 import (
 	"bufio"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -127,15 +126,15 @@ func lasts(vmid int) bool {
 // awaitRunning waits for the state RUNNING. PVE does not see the unit's end,
 // and waits the whole limit for a container that says nothing.
 func awaitRunning(vmid int, m *monitord, unit *Unit) error {
-	if err := m.conn.SetDeadline(time.Now().Add(startLimit)); err != nil {
+	if err := m.conn.SetDeadline(time.Now().Add(host.Limit(startLimit))); err != nil {
 		return err
 	}
-	ended := make(chan struct{})
-	go func() {
-		unit.Wait()
-		close(ended)
-		_ = m.conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) // for what monitord has still to say
-	}()
+	if !host.Systemd() {
+		go func() {
+			unit.Wait()
+			_ = m.conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) // for what monitord has still to say
+		}()
+	}
 	// lxc-monitord may still have the end of the container's last life to tell.
 	begun := false
 	for {
@@ -172,60 +171,6 @@ func printStartLog(vmid int) {
 		}
 	}
 }
-
-// Unit is a connection to the node's service manager, which has one
-// pve-container@VMID.
-type Unit struct {
-	conn net.Conn
-	in   *json.Decoder
-}
-
-// UnitSocket is where the node's daemon takes requests.
-var UnitSocket = filepath.Join(host.Control, "systemd.sock")
-
-// UnitRequest asks for a unit's start; the answers are UnitReply when it was
-// started and when it has ended.
-type UnitRequest struct {
-	VMID int `json:"vmid"`
-}
-
-// UnitReply is an answer of the daemon.
-type UnitReply struct {
-	Error string `json:"error,omitempty"`
-}
-
-// StartUnit is `systemctl start pve-container@VMID`.
-func StartUnit(vmid int) (*Unit, error) {
-	conn, err := net.Dial("unix", UnitSocket)
-	if err != nil {
-		return nil, err
-	}
-	u := &Unit{conn: conn, in: json.NewDecoder(conn)}
-	if err := json.NewEncoder(conn).Encode(UnitRequest{VMID: vmid}); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	if err := u.reply(); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	return u, nil
-}
-
-func (u *Unit) reply() error {
-	var r UnitReply
-	if err := u.in.Decode(&r); err != nil {
-		return err
-	}
-	if r.Error != "" {
-		return errors.New(r.Error)
-	}
-	return nil
-}
-
-// Wait returns when the unit has ended.
-func (u *Unit) Wait() { _ = u.reply() }
-
-// Close gives up the connection; the unit runs on.
-func (u *Unit) Close() error { return u.conn.Close() }
 
 // AwaitEnd returns when lxc-start of a container has ended; at once if there is
 // none.

@@ -22,8 +22,8 @@ import (
 )
 
 // Daemon is everything that runs on a node between the commands: the cluster
-// file system, lxc-monitord, and the units pve-container@VMID that systemd
-// would have. It says "ready" on its standard output and ends with its
+// file system and, where systemd has them not, lxc-monitord and the units
+// pve-container@VMID. It says "ready" on its standard output and ends with its
 // standard input.
 func Daemon() error {
 	d := &daemon{units: map[int]*unit{}}
@@ -32,6 +32,10 @@ func Daemon() error {
 		return err
 	}
 	defer func() { _ = cluster.Unmount() }()
+	if host.Systemd() {
+		ready()
+		return nil
+	}
 	monitord := exec.Command("/usr/libexec/lxc/lxc-monitord", "--daemon")
 	monitord.Env = environment
 	monitord.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -48,9 +52,14 @@ func Daemon() error {
 	}
 	defer listener.Close()
 	go d.serve(listener)
-	fmt.Println("ready")
-	_, _ = bufio.NewReader(os.Stdin).ReadByte() // EOF: the test is over
+	ready()
 	return nil
+}
+
+// ready says so, and returns when the test is over.
+func ready() {
+	fmt.Println("ready")
+	_, _ = bufio.NewReader(os.Stdin).ReadByte() // EOF
 }
 
 var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LANG=C.UTF-8"}

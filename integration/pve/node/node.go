@@ -3,7 +3,8 @@
 // where Proxmox has them, and starts what runs there.
 //
 // Call it in a session of package harness only: it mounts over /etc/pve,
-// /var/lib and /usr/share/lxc.
+// /var/lib and /usr/share/lxc. Where systemd starts the containers the machine
+// is the node's, and thrown away: it mounts /etc/pve, and writes to the others.
 package node
 
 import (
@@ -22,7 +23,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cageforge/containerd-shim-nexcage/integration/pve/ctconf"
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/host"
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/storage"
 )
@@ -48,8 +48,8 @@ type Node struct {
 }
 
 // Start makes this machine a node. dir must be the session's; binary is the
-// multi-call program.
-func Start(ctx context.Context, dir, binary string, version ctconf.Version) (*Node, error) {
+// multi-call program, of which it runs a copy (settings.Self).
+func Start(ctx context.Context, dir, binary string, settings host.Settings) (*Node, error) {
 	n := &Node{Dir: dir, Sbin: filepath.Join(dir, "sbin")}
 	for _, d := range []string{dir, n.Sbin, host.Control, host.RunPVE, host.LockDir, host.EtcPVE} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -60,8 +60,8 @@ func Start(ctx context.Context, dir, binary string, version ctconf.Version) (*No
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return nil, fmt.Errorf("make mounts shared: %w", err)
 	}
-	for name, path := range map[string]string{"var-lib": "/var/lib", "share-lxc": "/usr/share/lxc"} {
-		if err := n.overlay(name, path); err != nil {
+	if !settings.Systemd {
+		if err := errors.Join(n.overlay("var-lib", "/var/lib"), n.overlay("share-lxc", "/usr/share/lxc")); err != nil {
 			return nil, err
 		}
 	}
@@ -72,9 +72,14 @@ func Start(ctx context.Context, dir, binary string, version ctconf.Version) (*No
 	if err := n.install(binary); err != nil {
 		return nil, err
 	}
-	settings := host.Settings{Version: version, Self: binary}
+	settings.Self = binary
 	if err := settings.Save(); err != nil {
 		return nil, err
+	}
+	if settings.Systemd {
+		if err := useSystemd(ctx, binary); err != nil {
+			return nil, err
+		}
 	}
 	if err := n.startDaemon(ctx, binary); err != nil {
 		return nil, err
@@ -156,7 +161,7 @@ func (n *Node) startDaemon(ctx context.Context, binary string) error {
 		return fmt.Errorf("start the stand-in's daemon: %w", err)
 	}
 	n.daemon, n.running = cmd, in
-	timer := time.AfterFunc(startLimit, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(host.Limit(startLimit), func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if strings.TrimSpace(line) != "ready" {
