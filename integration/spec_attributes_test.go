@@ -95,8 +95,13 @@ var processAttributeRows = []row{
 		look: func(x *shown) { assert.Equal(x.t, "mode 0x3 nodes 0x1\n", x.inside("observe", "mempolicy")) },
 	},
 	{
-		name: "memory-policy-of-a-node-that-is-not-there", fields: []string{"linux.memoryPolicy.nodes"}, refused: "set memory policy 0x2 of nodes [1023] failed", crun: "1.25",
+		name: "memory-policy-of-a-node-that-is-not-there", fields: []string{"linux.memoryPolicy.nodes"}, refused: "linux.memoryPolicy: set memory policy 0x2 of nodes [1023] failed", crun: "1.25",
 		spec: memoryPolicy(specs.MpolBind, "1023"),
+	},
+	{
+		name: "memory-policy-of-the-second-node", fields: []string{"linux.memoryPolicy.nodes"}, needs: []need{twoNodes}, crun: "1.25",
+		lacking: "linux.memoryPolicy: set memory policy 0x2 of nodes [1] failed",
+		spec:    memoryPolicy(specs.MpolBind, "1"), args: []string{"observe", "mempolicy"}, want: "mode 0x2 nodes 0x2\n",
 	},
 	{
 		name: "memory-policy-unknown", fields: []string{"linux.memoryPolicy.mode"}, refused: `linux.memoryPolicy.mode: "MPOL_X" is not one of `, crun: "1.25",
@@ -172,7 +177,7 @@ var processAttributeRows = []row{
 	},
 	{
 		name: "apparmor-profile-that-is-not-loaded", fields: []string{"process.apparmorProfile"}, needs: []need{apparmor}, lacking: "process.apparmorProfile",
-		refused: `write "exec nexcage-none" to self/attr/apparmor/exec failed: no such file or directory`,
+		refused: `process.apparmorProfile: write "exec nexcage-none" to self/attr/apparmor/exec failed: no such file or directory`,
 		spec:    func(_ *shown, s *specs.Spec) { s.Process.ApparmorProfile = "nexcage-none" },
 	},
 	{

@@ -134,6 +134,9 @@ var resourceRows = []row{
 	limitRow("cpu-mems", "cpu.mems", func(r *specs.LinuxResources) {
 		r.CPU = &specs.LinuxCPU{Mems: "0"}
 	}, wants{"cpuset", "cpuset.mems", "0", "cpuset.mems", "0"}),
+	limitRow("cpu-mems-of-the-second-node", "cpu.mems", func(r *specs.LinuxResources) {
+		r.CPU = &specs.LinuxCPU{Mems: "1"}
+	}, wants{"cpuset", "cpuset.mems", "1", "cpuset.mems", "1"}).with("linux.resources.cpu.mems", twoNodes),
 	limitRow("pids-limit", "pids.limit", func(r *specs.LinuxResources) {
 		r.Pids = &specs.LinuxPids{Limit: ptr(int64(77))}
 	}, wants{"pids", "pids.max", "77", "pids.max", "77"}),

@@ -42,10 +42,10 @@ const (
 // to a process that was unconfined.
 func labelOps(p *specs.Process, o ProcessOptions) (ops []initop.Op) {
 	if p.ApparmorProfile != "" {
-		ops = append(ops, initop.WriteAt(o.Procfs, o.AppArmorAttr, "exec "+p.ApparmorProfile))
+		ops = append(ops, initop.WriteAt(o.Procfs, o.AppArmorAttr, "exec "+p.ApparmorProfile).Of("process.apparmorProfile"))
 	}
 	if p.SelinuxLabel != "" {
-		ops = append(ops, initop.WriteAt(o.Procfs, SharedAttr, p.SelinuxLabel))
+		ops = append(ops, initop.WriteAt(o.Procfs, SharedAttr, p.SelinuxLabel).Of("process.selinuxLabel"))
 	}
 	return ops
 }

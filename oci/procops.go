@@ -107,7 +107,7 @@ func sessionOps(o ProcessOptions) []initop.Op {
 		initop.Dup2(err, unix.Stderr),
 	}
 	if o.Terminal {
-		ops = append(ops, initop.SetCTTY(unix.Stdin))
+		ops = append(ops, initop.SetCTTY(unix.Stdin).Of("process.terminal"))
 	}
 	return ops
 }
@@ -118,14 +118,14 @@ func sessionOps(o ProcessOptions) []initop.Op {
 func limitOps(p *specs.Process, o ProcessOptions) []initop.Op {
 	var ops []initop.Op
 	if o.Personality != nil {
-		ops = append(ops, initop.Personality(*o.Personality))
+		ops = append(ops, initop.Personality(*o.Personality).Of("linux.personality"))
 	}
 	if m := o.MemoryPolicy; m != nil {
-		ops = append(ops, initop.Mempolicy(m.Mode, m.Nodes))
+		ops = append(ops, initop.Mempolicy(m.Mode, m.Nodes).Of("linux.memoryPolicy"))
 	}
 	if !o.LimitsOutside {
-		for _, l := range Rlimits(p) {
-			ops = append(ops, initop.RLimit(l.Resource, l.Soft, l.Hard))
+		for i, l := range Rlimits(p) {
+			ops = append(ops, initop.RLimit(l.Resource, l.Soft, l.Hard).Of(at("process.rlimits", i)))
 		}
 	}
 	umask := uint32(defaultUmask)
@@ -168,11 +168,11 @@ func userOps(p *specs.Process, caps capSets, admin bool) []initop.Op {
 	return []initop.Op{
 		initop.DropBounding(caps.bounding),
 		initop.KeepCaps(),
-		initop.SetGroups(p.User.AdditionalGids),
-		initop.SetGID(p.User.GID),
-		initop.SetUID(p.User.UID),
-		initop.SetCaps(caps.effective, permitted, caps.inheritable),
-		initop.SetAmbient(caps.ambient),
+		initop.SetGroups(p.User.AdditionalGids).Of("process.user.additionalGids"),
+		initop.SetGID(p.User.GID).Of("process.user.gid"),
+		initop.SetUID(p.User.UID).Of("process.user.uid"),
+		initop.SetCaps(caps.effective, permitted, caps.inheritable).Of("process.capabilities"),
+		initop.SetAmbient(caps.ambient).Of("process.capabilities.ambient"),
 	}
 }
 
@@ -183,14 +183,14 @@ func filterOps(p *specs.Process, o ProcessOptions, caps capSets) []initop.Op {
 	if p.NoNewPrivileges {
 		ops := []initop.Op{initop.NoNewPrivs()}
 		if o.Seccomp != nil {
-			ops = append(ops, initop.Seccomp(o.Seccomp, o.SeccompFlags))
+			ops = append(ops, seccompOp(o))
 		}
 		return ops
 	}
 	if o.Seccomp == nil {
 		return nil
 	}
-	load := initop.Seccomp(o.Seccomp, o.SeccompFlags)
+	load := seccompOp(o)
 	if caps.effective&capSysAdmin != 0 {
 		return []initop.Op{load}
 	}
@@ -199,6 +199,10 @@ func filterOps(p *specs.Process, o ProcessOptions, caps capSets) []initop.Op {
 		load,
 		initop.SetCaps(caps.effective, caps.permitted, caps.inheritable),
 	}
+}
+
+func seccompOp(o ProcessOptions) initop.Op {
+	return initop.Seccomp(o.Seccomp, o.SeccompFlags).Of("linux.seccomp")
 }
 
 // ExecProcess completes the process of an exec with what it has from the

@@ -3,6 +3,7 @@ package oci
 import (
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -41,6 +42,29 @@ func TestOperationsOfAProcess(t *testing.T) {
 		"set capabilities to 0x1, 0x1, 0x0", "set ambient capabilities to 0x0", `chdir "/work", if it was refused`, `look up "sh"`,
 	}, prepare)
 	assert.Equal(t, []string{"close descriptors from 3", `exec ["sh" "-c" "x"]`}, start)
+}
+
+// What may be refused to a process says which property it is of.
+func TestOperationsNameTheirProperty(t *testing.T) {
+	p, o := user1000(), streams()
+	p.ApparmorProfile, p.SelinuxLabel = "profile", "label"
+	p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "1"}
+	o.Terminal, o.Procfs, o.AppArmorAttr = true, 3, AppArmorAttr
+	o.Personality, o.MemoryPolicy, o.Seccomp = ptr(uint32(8)), &MemoryPolicy{Mode: 2, Nodes: []int{0}}, make([]byte, 8)
+	prepare, start, err := ProcessOps(p, o)
+	require.NoError(t, err)
+	initial, final := AffinityOps(p)
+	var named []string
+	for _, op := range slices.Concat(initial, final, prepare, start) {
+		if op.Property() != "" {
+			named = append(named, op.Property())
+		}
+	}
+	assert.Equal(t, []string{
+		"process.execCPUAffinity.initial", "process.execCPUAffinity.final", "process.terminal", "linux.personality", "linux.memoryPolicy", "process.rlimits[0]",
+		"process.apparmorProfile", "process.selinuxLabel", "process.user.additionalGids", "process.user.gid", "process.user.uid",
+		"process.capabilities", "process.capabilities.ambient", "linux.seccomp",
+	}, named)
 }
 
 func TestTerminalIsAllThreeStreams(t *testing.T) {

@@ -167,12 +167,13 @@ func AffinityOps(p *specs.Process) (initial, final []initop.Op) {
 	if p.ExecCPUAffinity == nil {
 		return nil, nil
 	}
-	return affinityOp(p.ExecCPUAffinity.Initial), affinityOp(p.ExecCPUAffinity.Final)
+	const path = "process.execCPUAffinity"
+	return affinityOp(path+".initial", p.ExecCPUAffinity.Initial), affinityOp(path+".final", p.ExecCPUAffinity.Final)
 }
 
-func affinityOp(list string) []initop.Op {
+func affinityOp(path, list string) []initop.Op {
 	if list == "" {
 		return nil
 	}
-	return []initop.Op{initop.Affinity(parseList(list))}
+	return []initop.Op{initop.Affinity(parseList(list)).Of(path)}
 }

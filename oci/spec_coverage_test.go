@@ -23,6 +23,9 @@ var shownBy = map[string]string{
 	"linux.netDevices":                "TestSpecNetDevices/network-device",
 	"linux.intelRdt":                  "TestSpecIntelRdt/class-of-the-container",
 	"linux.intelRdt.enableMonitoring": "TestSpecIntelRdt/monitoring-group",
+	"linux.intelRdt.schemata":         "TestSpecIntelRdt/class-with-schemata",
+	"linux.intelRdt.l3CacheSchema":    "TestSpecIntelRdt/class-with-l3CacheSchema",
+	"linux.intelRdt.memBwSchema":      "TestSpecIntelRdt/class-with-memBwSchema",
 
 	"ociVersion":  "TestSpecRoot/version",
 	"annotations": "TestSpecRoot/annotations",
@@ -246,6 +249,10 @@ with an error that names it. The crun backend hands on the whole spec.
 A test ` + "`TestSpec…/row`" + ` (integration/spec_*_test.go) runs a real container with LXC and with crun, and asserts the same of both; other tests are
 in oci/ and integration/. What a row needs of the machine, and the version of crun that knows the property, are in the row. Of control groups
 the table has what is written in cgroup v1, then in v2 if that differs.
+
+On a machine that lacks something the row asserts the error instead, and says so (` + "`go test -v`" + `: "this machine lacks …"). No run so far, on cgroup v1
+or in the guests of ` + "`make test-vm`" + `, had resctrl, SELinux, a second NUMA node, or an RDMA device: there the rows are ready, resctrl's files are
+tested against a tree of files (lxc/resctrl), and memory policies on the one node that there is.
 
 This file is made from oci.FieldCoverage: ` + "`go test ./oci -run TestSpecCoverage -update`" + `. The same test fails when a property of the spec is not
 decided on, when one that is applied has no test, or when a test does not exist.

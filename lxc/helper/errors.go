@@ -38,7 +38,11 @@ func (e *OpError) Error() string {
 	case initop.CodeExec:
 		return fmt.Sprintf("exec %s: %s", e.executable(), e.Errno.Error())
 	default:
-		return fmt.Sprintf("%s failed: %s", e.Op, e.Errno.Error())
+		text := fmt.Sprintf("%s failed: %s", e.Op, e.Errno.Error())
+		if p := e.Op.Property(); p != "" {
+			text = p + ": " + text
+		}
+		return text
 	}
 }
 

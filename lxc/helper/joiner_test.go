@@ -186,6 +186,13 @@ func TestJoinThatFailsLeavesNoProcess(t *testing.T) {
 	}
 }
 
+func TestAnOperationThatFailsNamesItsProperty(t *testing.T) {
+	conn, _ := waiting(t)
+	err := conn.Run(t.Context(), []initop.Op{initop.Mempolicy(0x7f, nil).Of("linux.memoryPolicy")})
+	assert.EqualError(t, err, "linux.memoryPolicy: set memory policy 0x7f of nodes [] failed: invalid argument")
+	assert.ErrorIs(t, err, unix.EINVAL)
+}
+
 // children of the test, zombies included.
 func children(t *testing.T) []string {
 	t.Helper()

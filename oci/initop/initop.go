@@ -30,7 +30,18 @@ type Op struct {
 	arg     string   // Chdir: the path, Lookup: the name
 	paths   []string // Lookup: where the name is looked for
 	err     error    // why it can not be encoded
+
+	property string // of the spec that it applies, "" if it is not said
 }
+
+// Of says which property of the spec the operation applies.
+func (o Op) Of(property string) Op {
+	o.property = property
+	return o
+}
+
+// Property is what Of said.
+func (o Op) Property() string { return o.property }
 
 // Code is the number of the operation in a message.
 func (o Op) Code() Code { return o.code }
