@@ -206,3 +206,30 @@ func kill(t *testing.T, ctx context.Context, c *harness.Container) {
 	_, _, err := c.Wait(ctx, "")
 	require.NoError(t, err)
 }
+
+// What the bundle does not say of a container, containerd is asked for: the image,
+// the pod, and the signal that ends it.
+func TestCTShowsWhatContainerdKnows(t *testing.T) {
+	w := proxmox(t)
+	leaveNothing(t, w)
+	noGuestLeft(t)
+	logged(t, w)
+	s := newScript(t, w, harness.LXC(), "told", "sh", "-c", "trap 'exit 6' QUIT; echo ready; while :; do sleep 0.05; done")
+	c, err := w.Client.LoadContainer(s.ctx, s.ID)
+	require.NoError(t, err)
+	_, err = c.SetLabels(s.ctx, map[string]string{
+		"io.kubernetes.pod.name": "web-0", "io.kubernetes.pod.namespace": "shop", "io.containerd.image.config.stop-signal": "SIGQUIT",
+	})
+	require.NoError(t, err)
+	s.create()
+	s.start()
+	require.NoError(t, s.stdio.AwaitOut(s.ctx, "ready"))
+	vmid := recordedVMID(t, s)
+	config := pct(t, w, "config", vmid)
+	assert.Contains(t, config, "- **image**%3A `"+strings.ReplaceAll(harness.Image, ":", "%3A")+"`%0A")
+	assert.Contains(t, config, "- **pod**%3A `shop/web-0`%0A")
+	tool(t, w, "pct", "shutdown", vmid, "--timeout", "20")
+	s.wait()
+	s.delete()
+	assert.Contains(t, s.log, "exit: 6")
+}

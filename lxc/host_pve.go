@@ -23,8 +23,13 @@ type PVE struct {
 	Client   *pve.Client
 	Helper   string // path of nexcage-init
 	Settings pve.Settings
-	About    pve.About
-	Halt     string // signal that asks the container to end, as LXC names it
+	Told     func() Told // the first call may take a moment
+}
+
+// Told is what containerd tells of a container besides its bundle.
+type Told struct {
+	pve.About
+	Halt string // signal that asks the container to end, as LXC names it
 }
 
 // MakesGroup is so that Proxmox's tools, which ask LXC for the group, find it.
@@ -68,8 +73,9 @@ func (h *PVE) checkNets(plan *oci.Plan) error {
 }
 
 func (h *PVE) config(c *Config, r *Record) *pve.Config {
+	told := h.Told()
 	config := &pve.Config{
-		About:     h.About,
+		About:     told.About,
 		Settings:  h.Settings,
 		StateDir:  r.StateDir,
 		Base:      r.base(),
@@ -78,7 +84,7 @@ func (h *PVE) config(c *Config, r *Record) *pve.Config {
 		Hostname:  c.Plan.Hostname,
 		Resources: c.Plan.Resources,
 		Lines:     c.Plan.Config,
-		Halt:      h.Halt,
+		Halt:      told.Halt,
 		IDMap:     c.Plan.IDMap,
 	}
 	// systemd makes its scopes itself, and the helper joins them.

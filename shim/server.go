@@ -47,7 +47,7 @@ func (c *command) serve(ctx context.Context) error {
 	defer stop()
 	go child.Reap(ctx)
 	dumpOnSignal(ctx)
-	s, err := newServer(ctx, c.namespace)
+	s, err := newServer(ctx, c.namespace, c.address)
 	if err != nil {
 		return err
 	}
@@ -78,13 +78,13 @@ type server struct {
 	ttrpc   *ttrpc.Server
 }
 
-func newServer(ctx context.Context, namespace string) (*server, error) {
+func newServer(ctx context.Context, namespace, address string) (*server, error) {
 	s := &server{life: newLifetime(ctx)}
 	var err error
 	if s.queue, err = events.NewQueue(os.Getenv(ttrpcAddress)); err != nil {
 		return nil, err
 	}
-	s.service, err = task.New(ctx, task.Options{Namespace: namespace, Publisher: s.queue, Shutdown: s.life.shutdown})
+	s.service, err = task.New(ctx, task.Options{Namespace: namespace, Address: address, Publisher: s.queue, Shutdown: s.life.shutdown})
 	if err != nil {
 		return nil, err
 	}

@@ -7,14 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/helper"
@@ -113,14 +111,6 @@ func refuseOnNative(annotations map[string]string) error {
 // markers is where the host pve has its own files: lost at reboot, as the state.
 func markers(stateDir string) string { return filepath.Join(stateDir, ".pve") }
 
-// Annotations that tell about the container.
-const (
-	annotationStopSignal = "org.opencontainers.image.stopSignal"
-	annotationImage      = "io.kubernetes.cri.image-name"
-	annotationPod        = "io.kubernetes.cri.sandbox-name"
-	annotationPodSpace   = "io.kubernetes.cri.sandbox-namespace"
-)
-
 // pveHost is the Proxmox node that this machine is.
 func (s *Service) pveHost(ctx context.Context, e *entry, helperPath string) (lxc.Host, error) {
 	node, err := pve.Local(markers(e.config.StateDir))
@@ -132,36 +122,13 @@ func (s *Service) pveHost(ctx context.Context, e *entry, helperPath string) (lxc
 	if err != nil {
 		return nil, err
 	}
-	a := e.spec.Annotations
-	about := pve.About{Namespace: s.options.Namespace, ID: e.state.ID, Image: a[annotationImage]}
-	if pod := a[annotationPod]; pod != "" {
-		about.Pod = a[annotationPodSpace] + "/" + pod
-	}
-	if e.spec.Process != nil {
-		about.Command = e.spec.Process.Args
-	}
 	return &lxc.PVE{
 		Node:     node,
 		Client:   &pve.Client{Pct: e.config.LXC.PVE.Pct},
 		Helper:   helperPath,
 		Settings: settings,
-		About:    about,
-		Halt:     haltSignal(a[annotationStopSignal]),
+		Told:     s.told(ctx, e),
 	}, nil
-}
-
-var numericSignal = regexp.MustCompile(`^([1-9]|[1-5][0-9]|6[0-4]|SIGRTM(IN\+[0-9]{1,2}|AX-[0-9]{1,2}))$`)
-
-// haltSignal is an image's stop signal as LXC writes it, SIGTERM if there is
-// none that it knows.
-func haltSignal(s string) string {
-	s = strings.ToUpper(s)
-	for _, name := range []string{s, "SIG" + s} {
-		if unix.SignalNum(name) != 0 || numericSignal.MatchString(name) {
-			return name
-		}
-	}
-	return "SIGTERM"
 }
 
 // pveSettings are those of the configuration, as annotations change them. That

@@ -30,6 +30,7 @@ type Publisher = lxctask.Publisher
 // Options of the service.
 type Options struct {
 	Namespace string
+	Address   string // of containerd's gRPC API; "" if it is not known
 	Publisher Publisher
 	// Shutdown ends the shim, and says whether it does so now; called when
 	// there is no container, and none expected. asked: by a client, on an
