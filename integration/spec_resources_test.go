@@ -39,6 +39,7 @@ func limitRow(name, field string, set func(r *specs.LinuxResources), files ...wa
 			s.Linux.Resources = &specs.LinuxResources{Devices: s.Linux.Resources.Devices}
 			set(s.Linux.Resources)
 		},
+		update: func(_ *shown, r *specs.LinuxResources) { set(r) },
 		look: func(x *shown) {
 			for _, w := range files {
 				file, want := w.v2, w.value2
@@ -191,23 +192,6 @@ var resourceRows = []row{
 			}
 		},
 	},
-	{
-		name: "update", fields: []string{"linux.resources.memory.limit", "linux.resources.cpu.shares", "linux.resources.cpu.quota", "linux.resources.pids.limit"},
-		look: func(x *shown) {
-			require.NoError(x.t, x.Update(x.ctx, &specs.LinuxResources{
-				Memory: &specs.LinuxMemory{Limit: ptr(int64(80 << 20))}, Pids: &specs.LinuxPids{Limit: ptr(int64(44))},
-				CPU: &specs.LinuxCPU{Shares: ptr(uint64(256)), Quota: ptr(int64(20000)), Period: ptr(uint64(40000))},
-			}))
-			assert.Equal(x.t, "83886080", x.cgroupFile("memory", "memory.limit_in_bytes", "memory.max"))
-			assert.Equal(x.t, "44", x.cgroupFile("pids", "pids.max", "pids.max"))
-			if x.cgroup1() {
-				assert.Equal(x.t, "256", x.cgroupFile("cpu", "cpu.shares", ""))
-				assert.Equal(x.t, "20000", x.cgroupFile("cpu", "cpu.cfs_quota_us", ""))
-			} else {
-				assert.Equal(x.t, "20000 40000", x.cgroupFile("cpu", "", "cpu.max"))
-			}
-		},
-	},
 }
 
 func lastWord(path string) string { return path[strings.LastIndexAny(path, "/:")+1:] }
@@ -301,15 +285,17 @@ var blockRows = []row{
 }
 
 func throttleRow(name, field, v1, key string, list func(*specs.LinuxBlockIO) *[]specs.LinuxThrottleDevice) row {
+	set := func(x *shown, r *specs.LinuxResources) {
+		major, minor := disk(x.t)
+		d := specs.LinuxThrottleDevice{Rate: 1 << 20}
+		d.Major, d.Minor = major, minor
+		r.BlockIO = &specs.LinuxBlockIO{}
+		*list(r.BlockIO) = []specs.LinuxThrottleDevice{d}
+	}
 	return row{
 		name: name, fields: []string{"linux.resources.blockIO." + field},
-		spec: func(x *shown, s *specs.Spec) {
-			major, minor := disk(x.t)
-			d := specs.LinuxThrottleDevice{Rate: 1 << 20}
-			d.Major, d.Minor = major, minor
-			s.Linux.Resources.BlockIO = &specs.LinuxBlockIO{}
-			*list(s.Linux.Resources.BlockIO) = []specs.LinuxThrottleDevice{d}
-		},
+		spec:   func(x *shown, s *specs.Spec) { set(x, s.Linux.Resources) },
+		update: set,
 		look: func(x *shown) {
 			major, minor := disk(x.t)
 			number := fmt.Sprintf("%d:%d ", major, minor)

@@ -42,6 +42,9 @@ type row struct {
 	want   string
 	status uint32
 	look   func(x *shown)
+	// update asks for what spec has, of a container that runs; nil if there
+	// is no such.
+	update func(x *shown, r *specs.LinuxResources)
 	// after the task and its container were deleted.
 	after func(x *shown)
 

@@ -159,7 +159,7 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 	if _, err := c.Init.status.next(actUpdate); err != nil {
 		return err
 	}
-	return c.apply(ctx, r)
+	return c.apply(ctx, c.withDevices(r))
 }
 
 // Stats returns the figures of the container's control group, of its end once

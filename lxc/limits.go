@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"reflect"
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/systemd"
+	"github.com/cageforge/containerd-shim-nexcage/oci"
 )
 
 // Unit is a scope of systemd's that the container is in.
@@ -150,13 +152,33 @@ func (c *creation) adopt(ctx context.Context) (err error) {
 	return c.applyLimits()
 }
 
+// withDevices completes the device rules of an update. The CRI plugin sends those
+// of the spec with every update: what the container has already is left alone,
+// as on cgroup v1 no device can be opened while they are written again.
+func (c *Container) withDevices(r *specs.LinuxResources) *specs.LinuxResources {
+	if len(r.Devices) == 0 {
+		return r
+	}
+	update := *r
+	update.Devices = oci.DeviceRules(c.spec, r.Devices)
+	if reflect.DeepEqual(update.Devices, c.plan.Resources.Devices) {
+		update.Devices = nil
+	}
+	return &update
+}
+
 // apply changes the limits of a container.
 func (c *Container) apply(ctx context.Context, r *specs.LinuxResources) error {
-	if c.record.Unit == nil {
-		return c.group.Apply(r)
+	if c.record.Unit != nil {
+		if err := c.record.Unit.Update(ctx, r, c.group.Unified()); err != nil {
+			return err
+		}
 	}
-	if err := c.record.Unit.Update(ctx, r, c.group.Unified()); err != nil {
+	if err := c.group.Apply(r); err != nil {
 		return err
 	}
-	return c.group.Apply(r)
+	if len(r.Devices) > 0 {
+		c.plan.Resources.Devices = r.Devices
+	}
+	return nil
 }

@@ -31,6 +31,16 @@ var defaultRules = []struct {
 // wildcard is how clients write "any number", besides leaving it out.
 const wildcard = -1
 
+// DeviceRules completes rules for the container of a spec, as Translate does:
+// an update has them as the client wrote them.
+func DeviceRules(spec *specs.Spec, rules []specs.LinuxDeviceCgroup) []specs.LinuxDeviceCgroup {
+	in := input{spec: spec, linux: spec.Linux}
+	if in.linux == nil {
+		in.linux = &specs.Linux{}
+	}
+	return deviceRules(in, rules)
+}
+
 // deviceRules are the rules of a container. As in runc it starts with no
 // access to any device, whatever the cgroup above allows: if the spec does
 // not begin with a rule for everything, one is put before.
