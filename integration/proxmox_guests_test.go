@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
@@ -232,4 +233,58 @@ func TestCTShowsWhatContainerdKnows(t *testing.T) {
 	s.wait()
 	s.delete()
 	assert.Contains(t, s.log, "exit: 6")
+}
+
+// What containerd updates the UI shows; what an operator has set stays until
+// containerd sets that. An update of a CT that is locked is in force nevertheless.
+func TestUpdatesAreShownOnProxmox(t *testing.T) {
+	w := proxmox(t)
+	leaveNothing(t, w)
+	noGuestLeft(t)
+	logged(t, w)
+	s := started(t, newScriptSpec(t, w, harness.LXC(), "shown", []oci.SpecOpts{oci.WithMemoryLimit(64 << 20)}, forever...))
+	vmid := recordedVMID(t, s)
+	config := func() string { return pct(t, w, "config", vmid) }
+	memory := func(mib int64) *specs.LinuxResources {
+		limit := mib << 20
+		return &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+	}
+	limit := func(mib int64) {
+		m, err := s.Metrics(s.ctx)
+		require.NoError(t, err)
+		assert.Contains(t, fmt.Sprintf("%v", m), strconv.FormatInt(mib<<20, 10))
+	}
+	calls, err := w.Node.Calls()
+	require.NoError(t, err)
+	require.NoError(t, s.Update(s.ctx, memory(80)))
+	quota, period := int64(150000), uint64(100000)
+	require.NoError(t, s.Update(s.ctx, &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Period: &period}}))
+	after, err := w.Node.Calls()
+	require.NoError(t, err)
+	assert.Len(t, after, len(calls), "pct is not called")
+	assert.Contains(t, config(), "\nmemory: 80\n")
+	assert.Contains(t, config(), "\ncpulimit: 1.5\n")
+	limit(80)
+
+	pct(t, w, "set", vmid, "--memory", "96")
+	quota = -1
+	require.NoError(t, s.Update(s.ctx, &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota}}))
+	assert.Contains(t, config(), "\nmemory: 96\n")
+	assert.NotContains(t, config(), "cpulimit")
+	limit(96)
+
+	pct(t, w, "set", vmid, "--lock", "backup")
+	require.NoError(t, s.Update(s.ctx, memory(112)))
+	limit(112)
+	assert.Contains(t, config(), "\nmemory: 96\n")
+	pct(t, w, "unlock", vmid)
+	require.NoError(t, s.Update(s.ctx, memory(128)))
+	assert.Contains(t, config(), "\nmemory: 128\n")
+	require.NoError(t, w.Node.SetQuorum(false))
+	t.Cleanup(func() { assert.NoError(t, w.Node.SetQuorum(true)) })
+	require.NoError(t, s.Update(s.ctx, memory(144)))
+	limit(144)
+	require.NoError(t, w.Node.SetQuorum(true))
+	assert.Contains(t, config(), "\nmemory: 128\n")
+	assert.Contains(t, config(), "lxc.include: /run/nexcage/")
 }

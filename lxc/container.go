@@ -27,6 +27,7 @@ type Container struct {
 	Init *Process
 
 	starting sync.Mutex // held by Start
+	updating sync.Mutex // held by Update
 	request  Request
 	spec     *specs.Spec
 	plan     *oci.Plan
@@ -154,6 +155,16 @@ func (c *Container) Pids() ([]int, error) {
 
 // Update changes the resources of a container that has not ended.
 func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
+	c.updating.Lock()
+	defer c.updating.Unlock()
+	if err := c.update(ctx, r); err != nil {
+		return err
+	}
+	c.request.Host.Show(ctx, &c.record, r)
+	return nil
+}
+
+func (c *Container) update(ctx context.Context, r *specs.LinuxResources) error {
 	c.Init.mu.Lock()
 	defer c.Init.mu.Unlock()
 	if _, err := c.Init.status.next(actUpdate); err != nil {

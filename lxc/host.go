@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cageforge/containerd-shim-nexcage/lxc/monitor"
 	"github.com/cageforge/containerd-shim-nexcage/lxc/native"
@@ -30,6 +31,9 @@ type Host interface {
 	// Start starts LXC in that place. It does not wait: the container is up
 	// when the helper connects.
 	Start(ctx context.Context, c *Config, r *Record) (Instance, error)
+	// Show tells it the limits of a container that were updated, for what it
+	// shows of them. They are in force already: it can not fail.
+	Show(ctx context.Context, r *Record, limits *specs.LinuxResources)
 	// MakesGroup says that LXC makes the container's control group, and not
 	// Create: it is that of the first process then, one level up.
 	MakesGroup() bool
@@ -81,6 +85,8 @@ func (h nativeHost) Start(ctx context.Context, c *Config, r *Record) (Instance, 
 }
 
 type nativeInstance struct{ *native.Instance }
+
+func (nativeHost) Show(context.Context, *Record, *specs.LinuxResources) {}
 
 func (nativeHost) MakesGroup() bool { return false }
 

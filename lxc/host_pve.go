@@ -62,6 +62,25 @@ func (h *PVE) Start(ctx context.Context, c *Config, r *Record) (Instance, error)
 	return i, nil
 }
 
+// showTimeout bounds the wait for the lock of a CT's configuration, which
+// somebody may hold for a backup of it.
+const showTimeout = 2 * time.Second
+
+// Show writes limits to the CT's configuration. If that is not possible now the UI
+// goes on to show the former ones.
+func (h *PVE) Show(ctx context.Context, r *Record, limits *specs.LinuxResources) {
+	ctx, cancel := context.WithTimeout(ctx, showTimeout)
+	defer cancel()
+	if err := h.Node.Show(ctx, r.VMID, r.include(), limits); err != nil {
+		log.G(ctx).WithError(err).WithField("vmid", r.VMID).Warn("Proxmox's UI does not show the new limits")
+	}
+}
+
+// include is the file of LXC's keys of the CT.
+func (r *Record) include() string {
+	return filepath.Join(r.StateDir, pve.IncludeName(r.Node, r.VMID))
+}
+
 // checkNets refuses interfaces of Proxmox for a network namespace that is not
 // the container's own.
 func (h *PVE) checkNets(plan *oci.Plan) error {
@@ -126,8 +145,7 @@ func (r *Record) removeCTFrom(ctx context.Context, node *pve.Node) error {
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-removeReserve))
 		defer cancel()
 	}
-	include := filepath.Join(r.StateDir, pve.IncludeName(r.Node, r.VMID))
-	if err := node.Remove(ctx, r.VMID, include); err != nil {
+	if err := node.Remove(ctx, r.VMID, r.include()); err != nil {
 		return err
 	}
 	return node.Unmark(r.Namespace, r.ID, r.VMID)

@@ -169,6 +169,11 @@ func (c *Container) withDevices(r *specs.LinuxResources) *specs.LinuxResources {
 
 // apply changes the limits of a container.
 func (c *Container) apply(ctx context.Context, r *specs.LinuxResources) error {
+	if c.groupOfLXC() && r != nil && r.Memory != nil && r.Memory.Limit != nil {
+		if err := c.group.LiftOthers(c.plan.Resources); err != nil {
+			return err
+		}
+	}
 	if c.record.Unit != nil {
 		if err := c.record.Unit.Update(ctx, r, c.group.Unified()); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // OfLXC returns the group that LXC made for a container, by its first process.
@@ -48,12 +49,30 @@ func (g *Group) limitDir(controller string) (string, error) {
 	return dir, err
 }
 
+// LiftOthers lifts the limits that Proxmox sets with each one of memory that an operator
+// sets, and that would be in the way of a higher one: of memory.high, a bit below
+// (v2), and of memory and swap together (v1). Those that own has are the container's.
+func (g *Group) LiftOthers(own *specs.LinuxResources) error {
+	s := setting{property: "memory", controller: "memory", file: memoryHigh, value: "max", optional: true}
+	has := own.Unified[memoryHigh] != ""
+	if !g.unified {
+		s.file, s.value = "memory.memsw.limit_in_bytes", "-1"
+		has = own.Memory != nil && own.Memory.Swap != nil
+	}
+	if has {
+		return nil
+	}
+	return g.setAll([]setting{s})
+}
+
+const memoryHigh = "memory.high"
+
 // Unlimit lifts the limits of memory, which Proxmox sets in any case: memory
 // from `memory:` of the CT, memory.high a bit below.
 func (g *Group) Unlimit() error {
 	settings := []setting{
 		{controller: "memory", file: "memory.swap.max", value: "max"},
-		{controller: "memory", file: "memory.high", value: "max"},
+		{controller: "memory", file: memoryHigh, value: "max"},
 		{controller: "memory", file: "memory.max", value: "max"},
 	}
 	if !g.unified {

@@ -74,6 +74,36 @@ func TestUnlimitLiftsWhatProxmoxSets(t *testing.T) {
 	assert.Equal(t, unlimited, contents(t, g, "memory", "memory.limit_in_bytes"))
 }
 
+// An operator's limit, as Proxmox sets it, is no obstacle to a higher one.
+func TestLiftOthers(t *testing.T) {
+	h := v1Host(t)
+	g := asLXC(t, h)
+	limit := func(mib int64, swap *int64) error {
+		return g.Apply(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(mib << 20), Swap: swap}})
+	}
+	require.NoError(t, limit(64, ptr(int64(64<<20))))
+	require.NoError(t, g.LiftOthers(&specs.LinuxResources{Memory: &specs.LinuxMemory{Swap: ptr(int64(64 << 20))}}))
+	assert.Equal(t, "67108864", contents(t, g, "memory", "memory.memsw.limit_in_bytes"), "the container's own")
+	assert.Error(t, limit(96, nil))
+	require.NoError(t, g.LiftOthers(&specs.LinuxResources{}))
+	require.NoError(t, limit(96, nil))
+}
+
+func TestLiftOthersOnV2(t *testing.T) {
+	dir := t.TempDir()
+	high := filepath.Join(dir, memoryHigh)
+	g := &Group{unified: true, places: []place{{hierarchy{mount: filepath.Dir(dir), v2: true}, dir}}}
+	require.NoError(t, os.WriteFile(high, []byte("1016"), 0o644))
+	require.NoError(t, g.LiftOthers(&specs.LinuxResources{Unified: map[string]string{memoryHigh: "1016"}}))
+	text, err := os.ReadFile(high)
+	require.NoError(t, err)
+	assert.Equal(t, "1016", string(text))
+	require.NoError(t, g.LiftOthers(&specs.LinuxResources{}))
+	text, err = os.ReadFile(high)
+	require.NoError(t, err)
+	assert.Equal(t, "max", string(text[:3]))
+}
+
 func TestFiguresOfAGroupOfLXCOutliveIt(t *testing.T) {
 	h := v1Host(t)
 	g := asLXC(t, h)

@@ -61,11 +61,11 @@ func (c *Config) conf(n *Node, vmid int) ([]byte, error) {
 		{"arch", arch()},
 		{"cmode", "shell"}, // what the UI's console opens
 		{"hostname", hostname(c.name())},
-		{"memory", strconv.FormatInt(memory(c.Resources), 10)},
+		memoryProp(c.Resources),
 		{"onboot", bit(c.OnBoot)},
 		{"ostype", "unmanaged"},
 		{"rootfs", rootfs},
-		{"swap", strconv.FormatInt(swap(c.Resources), 10)},
+		swapProp(c.Resources),
 		{"tags", tags(append([]string{Tag, "ns-" + c.Namespace}, c.Tags...)...)},
 	}
 	props = append(props, cpu(c.Resources)...)
@@ -78,6 +78,7 @@ func (c *Config) conf(n *Node, vmid int) ([]byte, error) {
 	if !c.IDMap.IsZero() {
 		props = append(props, Prop{"unprivileged", "1"})
 	}
+	slices.SortFunc(props, func(a, b Prop) int { return strings.Compare(a.Key, b.Key) }) // as Proxmox writes them
 	conf := &Conf{
 		Description: c.description(),
 		Props:       props,
@@ -133,6 +134,15 @@ func (c *Config) bindRootfs() (string, error) {
 // mib is the unit of Proxmox's memory and swap.
 const mib = 1 << 20
 
+func memoryProp(r *specs.LinuxResources) Prop {
+	return Prop{"memory", strconv.FormatInt(memory(r), 10)}
+}
+
+func swapProp(r *specs.LinuxResources) Prop { return Prop{"swap", strconv.FormatInt(swap(r), 10)} }
+
+// cpuLimit is the property of the limit of CPU time, in processors.
+const cpuLimit = "cpulimit"
+
 // memory in MiB: the limit, rounded up, or all there is. Proxmox takes 512 MiB
 // if it is not said.
 func memory(r *specs.LinuxResources) int64 {
@@ -170,7 +180,7 @@ func cpu(r *specs.LinuxResources) (props []Prop) {
 		}
 		const most = 8192
 		limit := math.Min(most, math.Max(0.01, math.Round(float64(*q)/period*100)/100))
-		props = append(props, Prop{"cpulimit", strconv.FormatFloat(limit, 'f', -1, 64)})
+		props = append(props, Prop{cpuLimit, strconv.FormatFloat(limit, 'f', -1, 64)})
 	}
 	if s := r.CPU.Shares; s != nil && *s > 0 {
 		props = append(props, Prop{"cpuunits", strconv.FormatUint(max(8, cgroup2.ConvertCPUSharesToCgroupV2Value(*s)), 10)})

@@ -45,10 +45,18 @@ func (n *Node) remove(ctx context.Context, vmid int, conf *Conf) error {
 	if err := n.stop(ctx, vmid); err != nil {
 		return err
 	}
-	if err := os.Remove(n.confPath(vmid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	path := n.confPath(vmid)
+	if err := errors.Join(removeIfThere(path+temporarySuffix), removeIfThere(path)); err != nil {
 		return fmt.Errorf("remove the configuration of CT %d: %w", vmid, clusterError(err))
 	}
 	return n.sweep(vmid)
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // sweep removes the files that Proxmox and LXC keep of a CT without volumes, as
@@ -66,9 +74,7 @@ func (n *Node) sweep(vmid int) error {
 	}
 	var errs []error
 	for _, p := range append(paths, dir) {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, removeIfThere(p))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("files of CT %d: %w", vmid, err)
@@ -83,7 +89,7 @@ func (n *Node) mark(namespace, id string, vmid int) error {
 		return err
 	}
 	path := n.marker(namespace, id)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeIfThere(path); err != nil {
 		return err
 	}
 	return os.Symlink(strconv.Itoa(vmid), path)
@@ -96,10 +102,7 @@ func (n *Node) Unmark(namespace, id string, vmid int) error {
 	if n.marked(namespace, id) != vmid {
 		return nil
 	}
-	if err := os.Remove(n.marker(namespace, id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return removeIfThere(n.marker(namespace, id))
 }
 
 // marked returns 0 without a mark.
