@@ -21,7 +21,7 @@ func WholeGuest() bool { return os.Getenv(sessionEnv) == "guest" }
 // guestStage makes the guest the session. What is started ends with the unit
 // that this program is, or with the guest.
 func guestStage(run func() int) (int, error) {
-	if os.Getenv(guestEnv) == "" {
+	if !Guest() {
 		return 1, errors.New(sessionEnv + "=guest: this machine is no guest that is thrown away")
 	}
 	dir, err := os.MkdirTemp("", "nxc-")

@@ -45,10 +45,13 @@ func Dir() string { return os.Getenv(dirEnv) }
 // guestEnv is set in the guests of package vm.
 const guestEnv = "NEXCAGE_GUEST"
 
+// Guest says whether this machine is one of those.
+func Guest() bool { return os.Getenv(guestEnv) != "" }
+
 // Slowness is how much longer things may take than on a host: a guest of
 // package vm says that it is one.
 func Slowness() int {
-	if os.Getenv(guestEnv) != "" {
+	if Guest() {
 		return 6
 	}
 	return 1

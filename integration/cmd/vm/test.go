@@ -29,8 +29,10 @@ type suite struct {
 // pve is the host of a suite whose guest is a node: systemd starts its CTs.
 const pve = "pve"
 
-// onProxmox are the tests that make the session's machine a node.
-const onProxmox = "Proxmox$|^TestFailuresOfPctStart$|^TestNoQuorum$|^TestLockedCT$|^TestGCRemoves|^TestPctIs|^TestOperatorSees|^TestInterfaceThatProxmox|^TestSystemdRuns"
+// elsewhere is what a guest would only repeat: the reference is compared with on
+// hosts. In bookworm, whose crun they have, so are the tables of the
+// runtime-spec with crun.
+const elsewhere = "/^runc-shim$"
 
 // few are scenarios of the life-cycle table that are about control groups,
 // signals and processes: crun's way there is containerd's own.
@@ -39,11 +41,11 @@ const few = "^(exit-7|exec|kill-all|pause-and-resume|update|stats|out-of-memory)
 // What is run. Proxmox VE 8 is bookworm with containerd 1.6, 9 is trixie with 1.7.
 var (
 	fullSuites = []suite{
-		{distribution: "trixie", pattern: ".", skip: onProxmox, timeout: 40 * time.Minute},
-		{distribution: "trixie", host: pve, containerd: "1.7", pattern: onProxmox, timeout: 20 * time.Minute},
+		{distribution: "trixie", pattern: ".", skip: elsewhere, timeout: 40 * time.Minute},
+		{distribution: "trixie", host: pve, containerd: "1.7", pattern: ".", timeout: 20 * time.Minute},
 		{distribution: "trixie", host: pve, containerd: "2.4", pattern: "^TestLifecycleOnProxmox$", timeout: 15 * time.Minute},
-		{distribution: "bookworm", pattern: ".", skip: onProxmox, timeout: 40 * time.Minute},
-		{distribution: "bookworm", host: pve, containerd: "1.6", pattern: onProxmox, timeout: 20 * time.Minute},
+		{distribution: "bookworm", pattern: ".", skip: elsewhere + "|^TestSpec/^crun$", timeout: 40 * time.Minute},
+		{distribution: "bookworm", host: pve, containerd: "1.6", pattern: ".", timeout: 20 * time.Minute},
 		{distribution: "bookworm", host: pve, containerd: "2.4", pattern: "^TestLifecycleOnProxmox$", timeout: 15 * time.Minute},
 	}
 	shortSuites = []suite{
@@ -279,10 +281,18 @@ func (t *table) row(name string) *row {
 func (t *table) print(w io.Writer) {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(tw, "distribution\tcontainerd\thost\ttest\tpassed\tskipped\tfailed\ttime")
+	var skipped []string
 	for _, r := range t.rows {
+		if r.passed+r.failed == 0 {
+			skipped = append(skipped, strings.Join([]string{r.distribution, r.containerd, r.host, r.test}, " "))
+			continue
+		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%.0fs\n", r.distribution, r.containerd, r.host, r.test, r.passed, r.skipped, r.failed, r.seconds)
 	}
 	_ = tw.Flush() // what w is, is the terminal
+	if len(skipped) > 0 {
+		fmt.Fprintln(w, "skipped as a whole:", strings.Join(skipped, ", "))
+	}
 	for _, f := range t.failures {
 		fmt.Fprintln(w, "failed:", f)
 	}

@@ -43,6 +43,20 @@ func TestSuiteSaysHostAndContainerdOfItsRows(t *testing.T) {
 	assert.Empty(t, got.failures)
 }
 
+func TestTableNamesWhatWasSkippedAsAWhole(t *testing.T) {
+	got := table{suite: suite{distribution: "trixie"}}
+	got.read(strings.NewReader("--- PASS: TestX/lxc (2.00s)\n--- SKIP: TestY/lxc (0.00s)\n--- FAIL: TestZ (1.00s)\n"))
+	var out strings.Builder
+	got.print(&out)
+	assert.Equal(t, []string{
+		"distribution  containerd  host    test   passed  skipped  failed  time",
+		"trixie        2.4         native  TestX  1       0        0       2s",
+		"trixie        2.4                 TestZ  0       0        1       1s",
+		"skipped as a whole: trixie 2.4 native TestY",
+		"failed: trixie TestZ",
+	}, strings.Split(strings.TrimSpace(out.String()), "\n"))
+}
+
 func TestASuiteThatShowsNothingHasFailed(t *testing.T) {
 	for name, tc := range map[string]struct {
 		output string
