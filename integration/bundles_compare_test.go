@@ -215,7 +215,101 @@ func TestContainersOfClientsLookTheSame(t *testing.T) {
 	}
 }
 
+// execCases are processes in a container as clients ask for them.
+var execCases = []struct {
+	name    string
+	process func(p *specs.Process)
+}{
+	{"exec", func(*specs.Process) {}},
+	{"exec -u", func(p *specs.Process) { p.User = specs.User{UID: 1000, GID: 1000, AdditionalGids: []uint32{5, 44}} }},
+	{"exec -w", func(p *specs.Process) { p.Cwd = "/etc" }},
+	{"exec -w of what is missing", func(p *specs.Process) { p.Cwd = "/not/there" }},
+	{"exec -e", func(p *specs.Process) { p.Env = append(p.Env, "A=1", "HOME=/x") }},
+	{"exec --privileged", func(p *specs.Process) {
+		all := append(slices.Clone(p.Capabilities.Bounding), "CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_PTRACE")
+		p.Capabilities = &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all, Inheritable: all, Ambient: all}
+	}},
+	{"exec of a user with capabilities", func(p *specs.Process) {
+		p.User = specs.User{UID: 1000, GID: 1000}
+		some := []string{"CAP_CHOWN", "CAP_NET_BIND_SERVICE"}
+		p.Capabilities = &specs.LinuxCapabilities{Bounding: some, Effective: some, Permitted: some, Inheritable: some, Ambient: some}
+	}},
+	{"exec with no new privileges", func(p *specs.Process) { p.NoNewPrivileges = true }},
+	{"exec without capabilities", func(p *specs.Process) { p.Capabilities = nil }},
+	{"exec with limits", func(p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 50, Hard: 60}} }},
+	{"exec with a umask", func(p *specs.Process) { p.User.Umask = ptr(uint32(0o77)) }},
+	{"exec of what is missing", func(p *specs.Process) { p.Args = []string{"nosuch"} }},
+	{"exec of a directory", func(p *specs.Process) { p.Args = []string{"/etc"} }},
+	{"exec of an empty name", func(p *specs.Process) { p.Args = []string{""} }},
+}
+
+// TestExecsOfClientsLookTheSame is that for execs. With crun they do not have the
+// container's umask, limits and OOM score, as with runc and here.
+func TestExecsOfClientsLookTheSame(t *testing.T) {
+	w := world(t, harness.Versions[0].Name)
+	outcomes := func(rt harness.Runtime) (all []outcome) {
+		c := nerdctl("exec", func(_ *shown, s *specs.Spec) {
+			s.Process.Args = forever
+			s.Process.User = specs.User{UID: 1000, GID: 100, AdditionalGids: []uint32{7}}
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}}
+		})
+		x := c.container(t, w, rt)
+		require.NoError(t, x.Create(x.ctx, x.stdio))
+		_, err := x.Start(x.ctx, "")
+		require.NoError(t, err)
+		for _, e := range execCases {
+			p, err := x.Process(x.ctx, "sh", "-c", look)
+			require.NoError(t, err)
+			e.process(p)
+			all = append(all, x.execute(p))
+		}
+		return all
+	}
+	want, got := outcomes(harness.Reference()), outcomes(harness.LXC())
+	for i, e := range execCases {
+		t.Run(e.name, func(t *testing.T) {
+			assert.Equal(t, want[i].Stdout, got[i].Stdout)
+			assert.Equal(t, want[i].Stderr, got[i].Stderr)
+			assert.Equal(t, want[i].Code, got[i].Code)
+		})
+	}
+}
+
+// execute runs a process in the container.
+func (x *shown) execute(p *specs.Process) outcome {
+	stdio := &harness.Stdio{}
+	id := containerID("exec")
+	if err := x.Exec(x.ctx, id, p, stdio); err != nil {
+		return outcome{Stderr: class(err), Code: -1}
+	}
+	if _, err := x.Start(x.ctx, id); err != nil {
+		_, derr := x.Delete(x.ctx, id)
+		require.NoError(x.t, derr)
+		return outcome{Stderr: class(err), Code: -2}
+	}
+	status, _, err := x.Wait(x.ctx, id)
+	require.NoError(x.t, err)
+	require.NoError(x.t, stdio.Wait(x.ctx))
+	_, err = x.Delete(x.ctx, id)
+	require.NoError(x.t, err)
+	return x.outcome(stdio, status)
+}
+
 func (c clientCase) run(t *testing.T, w *place, rt harness.Runtime) outcome {
+	x := c.container(t, w, rt)
+	if err := x.Create(x.ctx, x.stdio); err != nil {
+		return outcome{Stderr: err.Error(), Code: -1}
+	}
+	if _, err := x.Start(x.ctx, ""); err != nil {
+		return outcome{Stderr: err.Error(), Code: -2}
+	}
+	status, _, err := x.Wait(x.ctx, "")
+	require.NoError(t, err)
+	require.NoError(t, x.stdio.Wait(x.ctx))
+	return x.outcome(x.stdio, status)
+}
+
+func (c clientCase) container(t *testing.T, w *place, rt harness.Runtime) *shown {
 	logged(t, w)
 	if !rt.Reference {
 		leaveNothing(t, w)
@@ -234,17 +328,14 @@ func (c clientCase) run(t *testing.T, w *place, rt harness.Runtime) outcome {
 	x.Container, err = w.NewContainer(x.ctx, rt, id, harness.Image, change)
 	require.NoError(t, err)
 	destroyed(t, x.Container)
-	if err := x.Create(x.ctx, x.stdio); err != nil {
-		return outcome{Stderr: err.Error(), Code: -1}
-	}
-	if _, err := x.Start(x.ctx, ""); err != nil {
-		return outcome{Stderr: err.Error(), Code: -2}
-	}
-	status, _, err := x.Wait(x.ctx, "")
-	require.NoError(t, err)
-	require.NoError(t, x.stdio.Wait(x.ctx))
-	out := outcome{strings.ReplaceAll(x.stdio.Out(), id, "ID"), strings.ReplaceAll(x.stdio.Err(), id, "ID"), int(status)}
-	out.Stdout = strings.ReplaceAll(out.Stdout, x.dir, "DIR")
+	return x
+}
+
+// outcome is what a process printed, without what differs from container to
+// container, and between crun and runc.
+func (x *shown) outcome(stdio *harness.Stdio, status uint32) outcome {
+	names := strings.NewReplacer(x.ID, "ID", x.dir, "DIR")
+	out := outcome{names.Replace(stdio.Out()), names.Replace(stdio.Err()), int(status)}
 	for _, b := range crunsWay {
 		out.Stdout = b.what.ReplaceAllString(out.Stdout, b.with)
 	}
