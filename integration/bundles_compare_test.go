@@ -3,6 +3,8 @@ package integration
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -199,11 +201,68 @@ var clientCases = []clientCase{
 	}),
 }
 
+// oddCases are what few clients write, but some do.
+var oddCases = []clientCase{
+	nerdctl("socket and FIFO", func(x *shown, s *specs.Spec) {
+		l, err := net.Listen("unix", filepath.Join(x.dir, "socket"))
+		require.NoError(x.t, err)
+		x.t.Cleanup(func() { assert.NoError(x.t, l.Close()) })
+		require.NoError(x.t, unix.Mkfifo(filepath.Join(x.dir, "fifo"), 0o600))
+		addMount(s, "/run/socket", "bind", filepath.Join(x.dir, "socket"), "bind")
+		addMount(s, "/run/fifo", "bind", filepath.Join(x.dir, "fifo"), "bind")
+	}),
+	nerdctl("source that is a link", func(x *shown, s *specs.Spec) {
+		require.NoError(x.t, os.Symlink("/etc/hostname", filepath.Join(x.dir, "link")))
+		addMount(s, "/etc/motd", "bind", filepath.Join(x.dir, "link"), "bind")
+	}),
+	nerdctl("destination that is a link", func(_ *shown, s *specs.Spec) { addMount(s, "/bin/ls", "bind", "/bin/busybox", "bind") }),
+	nerdctl("devices in odd places", func(_ *shown, s *specs.Spec) {
+		null := func(path string) specs.LinuxDevice {
+			return specs.LinuxDevice{Path: path, Type: "c", Major: 1, Minor: 3, FileMode: ptr(os.FileMode(0o020666))}
+		}
+		s.Linux.Devices = append(s.Linux.Devices, null("/elsewhere/null"), null("/dev/twice"), null("/dev/twice"), null("/dev/bound"))
+		addMount(s, "/dev/bound", "bind", "/dev/zero", "bind")
+	}),
+	nerdctl("only the mount namespace is new", func(_ *shown, s *specs.Spec) {
+		s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+		s.Hostname = ""
+	}),
+	nerdctl("file systems twice", func(_ *shown, s *specs.Spec) {
+		addMount(s, "/proc2", "proc", "proc")
+		addMount(s, "/sys2", "sysfs", "sysfs")
+		addMount(s, "/pts2", "devpts", "devpts", "newinstance", "ptmxmode=0666")
+	}),
+	nerdctl("the host's /dev", func(_ *shown, s *specs.Spec) { addMount(s, "/hostdev", "bind", "/dev", "rbind") }),
+	nerdctl("the host's /dev as its own", func(_ *shown, s *specs.Spec) {
+		dev := specs.Mount{Destination: "/dev", Type: "bind", Source: "/dev", Options: []string{"rbind", "rprivate"}}
+		s.Mounts = []specs.Mount{dev, s.Mounts[0], s.Mounts[5]}
+	}),
+	nerdctl("overlay", func(x *shown, s *specs.Spec) {
+		for _, d := range []string{"lower", "upper", "work"} {
+			require.NoError(x.t, os.Mkdir(filepath.Join(x.dir, d), 0o755))
+		}
+		addMount(s, "/over", "overlay", "overlay", fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", x.dir))
+	}),
+	nerdctl("options of tmpfs", func(_ *shown, s *specs.Spec) {
+		addMount(s, "/t1", "tmpfs", "tmpfs", "size=10%", "mode=0777")
+		addMount(s, "/t2", "tmpfs", "tmpfs", "size=1m,mode=0700")
+		addMount(s, "/t3", "tmpfs", "tmpfs", "defaults", "async", "rw", "")
+	}),
+	nerdctl("a small stack", func(_ *shown, s *specs.Spec) {
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_STACK", Soft: 65536, Hard: 65536}}
+	}),
+	nerdctl("a command that is relative", func(_ *shown, s *specs.Spec) { s.Process.Args[0] = "bin/sh" }),
+	nerdctl("a capability that there is not", func(_ *shown, s *specs.Spec) {
+		s.Process.Capabilities.Bounding = append(s.Process.Capabilities.Bounding, "CAP_NONE")
+	}),
+	nerdctl("no capabilities", func(_ *shown, s *specs.Spec) { s.Process.Capabilities = nil }),
+}
+
 // TestContainersOfClientsLookTheSame runs what nerdctl and the CRI plugin write
 // with the runc shim and crun, and with LXC: the container sees the same.
 func TestContainersOfClientsLookTheSame(t *testing.T) {
 	w := world(t, harness.Versions[0].Name)
-	for _, c := range clientCases {
+	for _, c := range slices.Concat(clientCases, oddCases) {
 		t.Run(c.name, func(t *testing.T) {
 			want := c.run(t, w, harness.Reference())
 			got := c.run(t, w, harness.LXC())
