@@ -214,6 +214,9 @@ func (c *Config) lines(n *Node, vmid int) ([]lxcconf.Line, error) {
 		lxcconf.Set("lxc.signal.halt", c.Halt),
 		// What confines the process is what the spec says.
 		lxcconf.Set("lxc.apparmor.profile", "unconfined"),
+		// With the feature nesting LXC would mount a procfs and a sysfs for
+		// profiles to allow, on directories that it makes in the base.
+		lxcconf.Set("lxc.apparmor.allow_nesting", "0"),
 	)
 	if c.Cgroup != "" {
 		lines = append(lines, lxcconf.Set("lxc.cgroup.dir.container", c.Cgroup))

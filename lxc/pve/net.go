@@ -3,12 +3,9 @@ package pve
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -153,22 +150,4 @@ func (n *Node) setupNets(ctx context.Context, client *Client, nets []Net) error 
 		i.props["host-managed"] = "1"
 	}
 	return nil
-}
-
-// version asks pveversion once after each boot.
-func (n *Node) version(ctx context.Context, client *Client) (Version, error) {
-	path := filepath.Join(n.Keep, "version")
-	if text, err := os.ReadFile(path); err == nil {
-		return parseVersion(string(text))
-	}
-	text, err := client.version(ctx)
-	if err != nil {
-		return Version{}, err
-	}
-	v, err := parseVersion(text)
-	if err != nil {
-		return v, err
-	}
-	err = os.MkdirAll(n.Keep, 0o700)
-	return v, errors.Join(err, os.WriteFile(path, []byte(text), 0o600))
 }

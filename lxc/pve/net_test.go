@@ -75,6 +75,10 @@ func TestDHCPIsTheHostsWorkFrom91On(t *testing.T) {
 				assert.Equal(t, want == nil, i.props["host-managed"] == "1")
 			}
 			assert.Equal(t, 1, calls(), "once after each boot")
+			require.NoError(t, os.Chmod(client.Pveversion, 0o755)) // as if installed
+			_, err := n.version(t.Context(), client)
+			require.NoError(t, err)
+			assert.Equal(t, 2, calls(), "and after each upgrade")
 		})
 	}
 }

@@ -2,11 +2,15 @@ package pve
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // Version of Proxmox VE. What differs between versions is decided here, and
@@ -38,12 +42,42 @@ func parseVersion(text string) (Version, error) {
 	return Version{major, minor}, err
 }
 
-func (c *Client) version(ctx context.Context) (string, error) {
-	path, err := lookPath(c.Pveversion, "pveversion")
+// version asks pveversion once after each boot, and after each upgrade.
+func (n *Node) version(ctx context.Context, client *Client) (Version, error) {
+	tool, err := lookPath(client.Pveversion, "pveversion")
 	if err != nil {
-		return "", err
+		return Version{}, err
 	}
-	out, code, err := run(ctx, nil, path)
+	path := filepath.Join(n.Keep, "version")
+	if newer(path, tool) {
+		if text, err := os.ReadFile(path); err == nil {
+			return parseVersion(string(text))
+		}
+	}
+	text, err := askVersion(ctx, tool)
+	if err != nil {
+		return Version{}, err
+	}
+	v, err := parseVersion(text)
+	if err != nil {
+		return v, err
+	}
+	err = os.MkdirAll(n.Keep, 0o700)
+	return v, errors.Join(err, os.WriteFile(path, []byte(text), 0o600))
+}
+
+// newer says whether a file was written after the tool was installed, which is the
+// last change of its inode: its time of modification is that of its package's build.
+func newer(path, tool string) bool {
+	var file, installed unix.Stat_t
+	if unix.Stat(path, &file) != nil || unix.Stat(tool, &installed) != nil {
+		return false
+	}
+	return file.Ctim.Nano() > installed.Ctim.Nano()
+}
+
+func askVersion(ctx context.Context, tool string) (string, error) {
+	out, code, err := run(ctx, nil, tool)
 	if err == nil && code != 0 {
 		err = fmt.Errorf("exit status %d: %s", code, last(out.Stderr, maxLines))
 	}

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cageforge/containerd-shim-nexcage/integration/pve/ctconf"
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/host"
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/storage"
 )
@@ -196,6 +197,16 @@ func (n *Node) SetQuorum(yes bool) error {
 		value = "0"
 	}
 	return os.WriteFile(filepath.Join(host.Control, "quorum"), []byte(value), 0o644)
+}
+
+// SetVersion makes it a node of another version of Proxmox VE.
+func (n *Node) SetVersion(v ctconf.Version) error {
+	s, err := host.LoadSettings()
+	if err != nil {
+		return err
+	}
+	s.Version = v
+	return s.Save()
 }
 
 // SetFaults lets commands fail from now on; none lets them work.
