@@ -206,6 +206,7 @@ func template(p *call) error {
 				return err
 			}
 			c.Props[m.Key] = strings.Replace(c.Props[m.Key], m.Volume, base.ID(), 1)
+			host.Midway()
 		}
 		c.Props["template"] = "1"
 		return host.Write(p.vmid, c)
@@ -248,6 +249,11 @@ func destroy(p *call) error {
 			return err
 		}
 		host.Midway()
+		if p.on("destroy-unreferenced-disks") {
+			if err := storage.FreeAll(p.vmid); err != nil {
+				return err
+			}
+		}
 		if p.on("purge") {
 			fmt.Printf("purging CT %d from related configurations..\n", p.vmid)
 		}

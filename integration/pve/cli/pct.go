@@ -8,8 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/integration/pve/host"
 )
@@ -89,6 +92,10 @@ type workerError struct {
 }
 
 func forkWorker(args []string) error {
+	inherited, err := inherited()
+	if err != nil {
+		return err
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -98,7 +105,7 @@ func forkWorker(args []string) error {
 	cmd.Args[0] = "pct"
 	cmd.Env = append(os.Environ(), workerEnv+"=1", faultEnv())
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stdout
-	cmd.ExtraFiles = []*os.File{w}
+	cmd.ExtraFiles = append([]*os.File{w}, inherited...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	w.Close()
@@ -120,6 +127,27 @@ func forkWorker(args []string) error {
 		return host.Dief("worker killed by signal %d", status.Sys().(syscall.WaitStatus).Signal())
 	}
 	return errors.Join(err, readErr)
+}
+
+// inherited are the descriptors that the caller of pct left open: Perl's fork
+// hands them on.
+func inherited() (files []*os.File, err error) {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			return nil, err
+		}
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || fd < 3 || flags&unix.FD_CLOEXEC != 0 {
+			continue // its own, or what the directory was read by
+		}
+		files = append(files, os.NewFile(uintptr(fd), "inherited"))
+	}
+	return files, nil
 }
 
 func faultEnv() string { return host.FaultEnv() }

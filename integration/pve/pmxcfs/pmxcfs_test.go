@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -25,7 +24,7 @@ func mount(t *testing.T) (dir string, setQuorum func(bool)) {
 	t.Helper()
 	dir = t.TempDir()
 	var none atomic.Bool
-	f, err := pmxcfs.Mount(dir, "vm", func() bool { return !none.Load() }, func(string, string) syscall.Errno { return 0 })
+	f, err := pmxcfs.Mount(dir, "vm", func() bool { return !none.Load() })
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, f.Unmount()) })
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "nodes", "other"), 0o755))

@@ -259,6 +259,45 @@ func (v *Volume) Free(vmid int) error {
 	return nil
 }
 
+// FreeAll removes every volume that is named after vmid, on all storages.
+func FreeAll(vmid int) error {
+	all, err := Load()
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		names, err := s.volumes(vmid)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := (&Volume{s, name}).Free(vmid); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// volumes are the names of those of vmid.
+func (s *Storage) volumes(vmid int) (names []string, err error) {
+	dir, prefix := s.Opts["mountpoint"], ""
+	if s.Type == "dir" {
+		dir, prefix = filepath.Join(s.Opts["path"], "images", strconv.Itoa(vmid)), strconv.Itoa(vmid)+"/"
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, e := range entries {
+		v := &Volume{s, prefix + e.Name()}
+		if v.Owner() == vmid && !strings.Contains(e.Name(), "@") {
+			names = append(names, v.Name)
+		}
+	}
+	return names, err
+}
+
 // removeTree removes a volume's directory, unless something is mounted in it.
 func removeTree(path string) error {
 	data, err := os.ReadFile("/proc/self/mountinfo")
