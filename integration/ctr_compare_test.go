@@ -39,7 +39,7 @@ func ctrUsers(t *testing.T, w *place) (reference, ours *ctrUser) {
 	client := *w.World
 	client.Version = old
 	config := filepath.Join(t.TempDir(), "lxc.toml")
-	require.NoError(t, os.WriteFile(config, []byte("[routing]\ndefault_backend = \"lxc\"\n"), 0o644))
+	require.NoError(t, os.WriteFile(config, []byte("[routing]\ndefault_backend = \"lxc\"\n"+w.config), 0o644))
 	reference = &ctrUser{t: t, world: &client, flags: []string{"--runtime", harness.Reference().Type, "--runc-binary", "crun"}}
 	ours = &ctrUser{t: t, world: &client, flags: []string{"--runtime", harness.LXC().Type, "--runtime-config-path", config}}
 	return reference, ours

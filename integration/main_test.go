@@ -28,7 +28,9 @@ var worlds = map[string]*place{}
 type place struct {
 	*harness.World
 	events *harness.Events
-	life   context.Context // of the event subscription
+	life   context.Context  // of the event subscription
+	config string           // further tables of the shim's configuration, for comparisons
+	settle func(*testing.T) // removes what is to be there after a container, nil for nothing
 }
 
 func world(t *testing.T, version string) *place {
@@ -86,6 +88,9 @@ func leaveNothing(t *testing.T, w *place) {
 	before, err := harness.Take(w.World)
 	require.NoError(t, err)
 	t.Cleanup(func() {
+		if w.settle != nil {
+			w.settle(t)
+		}
 		left, err := harness.Left(w.World, before)
 		require.NoError(t, err)
 		assert.Empty(t, strings.Join(left, "\n"), "left behind")

@@ -27,7 +27,7 @@ func TestCapabilitiesThatTheShimLacksAreLogged(t *testing.T) {
 	log.L.Logger.SetOutput(&text)
 	t.Cleanup(func() { log.L.Logger.SetOutput(out) })
 	c := &creation{Container: &Container{request: Request{
-		Bundle: "/bundle", Save: func(Record) error { return nil },
+		Bundle: "/bundle", Save: func(Record) error { return nil }, Host: Native(nil),
 		Spec: &specs.Spec{
 			Version: specs.Version, Root: &specs.Root{Path: "rootfs"},
 			Process: &specs.Process{Args: []string{"x"}, Cwd: "/", Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL", "CAP_SYS_RESOURCE"}}},

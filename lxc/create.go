@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -112,6 +113,9 @@ func (c *creation) translate(ctx context.Context) (err error) {
 		Bundle:   c.request.Bundle,
 		StateDir: c.request.StateDir,
 	}
+	if c.record.Volume, err = c.request.Host.HasRoot(ctx, &c.request); err != nil {
+		return err
+	}
 	if len(c.request.Rootfs) > 0 {
 		c.record.Rootfs = filepath.Join(c.request.Bundle, "rootfs")
 	}
@@ -141,6 +145,9 @@ func (c *creation) setPlan(spec *specs.Spec) (err error) {
 	if err := checkHost(c.plan); err != nil {
 		return err
 	}
+	if c.plan.UserNamespace() && c.record.Volume {
+		return fmt.Errorf("linux.namespaces: a user namespace is not supported with a volume for the root file system: %w", errdefs.ErrNotImplemented)
+	}
 	c.Init = newProcess("", c.plan.Process, c.request.Stdio)
 	return nil
 }
@@ -150,7 +157,12 @@ func (c *creation) mount(ctx context.Context) error {
 	if c.record.Rootfs == "" || c.mounted {
 		return nil
 	}
-	return c.mountWith(func() error { return mount.All(c.request.Rootfs, c.record.Rootfs) })
+	return c.mountWith(func() error {
+		if c.record.Volume {
+			return nil // but the directory has to be there
+		}
+		return mount.All(c.request.Rootfs, c.record.Rootfs)
+	})
 }
 
 func (c *creation) mountWith(mountAll func() error) error {
@@ -304,6 +316,12 @@ func (c *creation) build(ctx context.Context) (err error) {
 	target, err := c.target(ctx)
 	if err != nil {
 		return err
+	}
+	if target.Root, err = c.instance.Root(); err != nil {
+		return errors.Join(fmt.Errorf("root file system: %w", err), closeContexts(target))
+	}
+	if target.Root != nil {
+		defer target.Root.Close()
 	}
 	c.root, err = rootfs.Build(ctx, target, c.plan, c.createHooks(ctx))
 	c.closeUsers()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
@@ -24,6 +25,9 @@ const (
 // Host is what Create needs of the machine. What is to be removed later is
 // found by the record alone, in any process (Record.Destroy).
 type Host interface {
+	// HasRoot says whether the host itself has the container's root file system,
+	// so that the snapshot is not to be mounted. It is asked first.
+	HasRoot(ctx context.Context, r *Request) (bool, error)
 	// Reserve takes the container's place on the host, and writes it to the
 	// record. It calls save before it lets others see the place without a
 	// record; the record may be destroyed from then on.
@@ -49,6 +53,10 @@ type Instance interface {
 	// Ready waits until the host has done its own part of the start, which
 	// may go on after the helper has connected.
 	Ready(ctx context.Context) error
+	// Root is the root file system, as a detached mount that is the caller's,
+	// if the host has it; nil for root.path. It may be asked for once the
+	// helper has connected.
+	Root() (*os.File, error)
 	// Ended tells it that nobody reads the control group any more.
 	Ended()
 	// Done is closed when LXC has ended: it could not start the container,
@@ -88,10 +96,12 @@ type nativeInstance struct{ *native.Instance }
 
 func (nativeHost) Show(context.Context, *Record, *specs.LinuxResources) {}
 
-func (nativeHost) MakesGroup() bool { return false }
+func (nativeHost) MakesGroup() bool                                { return false }
+func (nativeHost) HasRoot(context.Context, *Request) (bool, error) { return false, nil }
 
 func (nativeInstance) Adopt(int) error             { return nil }
 func (nativeInstance) Ready(context.Context) error { return nil }
+func (nativeInstance) Root() (*os.File, error)     { return nil, nil }
 func (nativeInstance) Ended()                      {}
 
 // native is the container on plain LXC.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -24,6 +25,10 @@ type PVE struct {
 	Helper   string // path of nexcage-init
 	Settings pve.Settings
 	Told     func() Told // the first call may take a moment
+	Volumes  *pve.Volumes
+	InUse    func(stateDir string, vmid int) bool // of pve.Sweep
+
+	held *pve.Held // the container's volume; nil without one
 }
 
 // Told is what containerd tells of a container besides its bundle.
@@ -45,12 +50,19 @@ func (h *PVE) Reserve(ctx context.Context, c *Config, r *Record, save func() err
 			return err
 		}
 	}
+	if r.Volume {
+		return h.reserveVolume(ctx, c, r, save)
+	}
 	return h.Node.Reserve(ctx, h.Client, h.config(c, r), func(vmid int) error {
-		r.Host, r.Node, r.VMID, r.Keep = HostPVE, h.Node.Name, vmid, h.Node.Keep
-		r.LXCPath, r.Name = h.Node.LXC, strconv.Itoa(vmid)
-		r.Namespace, r.ID = c.Request.Namespace, c.Request.ID
+		h.record(c, r, vmid)
 		return save()
 	})
+}
+
+func (h *PVE) record(c *Config, r *Record, vmid int) {
+	r.Host, r.Node, r.VMID, r.Keep = HostPVE, h.Node.Name, vmid, h.Node.Keep
+	r.LXCPath, r.Name = h.Node.LXC, strconv.Itoa(vmid)
+	r.Namespace, r.ID = c.Request.Namespace, c.Request.ID
 }
 
 // Start lets pct start the CT.
@@ -59,8 +71,15 @@ func (h *PVE) Start(ctx context.Context, c *Config, r *Record) (Instance, error)
 	if err != nil {
 		return nil, err
 	}
-	return i, nil
+	if r.Volume {
+		return h.volumeInstance(ctx, i, r), nil
+	}
+	return pveInstance{i}, nil
 }
+
+type pveInstance struct{ *pve.Instance }
+
+func (pveInstance) Root() (*os.File, error) { return nil, nil }
 
 // showTimeout bounds the wait for the lock of a CT's configuration, which
 // somebody may hold for a backup of it.
@@ -145,9 +164,8 @@ func (r *Record) removeCTFrom(ctx context.Context, node *pve.Node) error {
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-removeReserve))
 		defer cancel()
 	}
-	// Whether the CT runs, as Proxmox sees it, does not tell whether its hooks do.
-	if err := r.Monitor.await(ctx); err != nil {
-		return fmt.Errorf("Proxmox still cleans up after CT %d: %w: %w", r.VMID, err, errdefs.ErrUnavailable)
+	if r.Volume {
+		return node.Release(ctx, r.VMID, r.include())
 	}
 	if err := node.Remove(ctx, r.VMID, r.include()); err != nil {
 		return err

@@ -44,6 +44,7 @@ type Record struct {
 	IDRange *idrange.Range `json:"idRange,omitempty"`
 
 	// On Proxmox.
+	Volume    bool   `json:"volume,omitempty"` // the root file system is the CT's own
 	Node      string `json:"node,omitempty"`
 	VMID      int    `json:"vmid,omitempty"`
 	Keep      string `json:"keep,omitempty"` // directory of the markers
@@ -103,19 +104,6 @@ func (p Proc) open() (*os.File, error) {
 		return nil, errdefs.ErrNotFound
 	}
 	return f, nil
-}
-
-// await waits until the process is gone.
-func (p Proc) await(ctx context.Context) error {
-	f, err := p.open()
-	if errors.Is(err, errdefs.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return pidfd.WaitGone(ctx, f)
 }
 
 // end kills the process if it does not end by itself within patience, and

@@ -38,6 +38,13 @@ func (c *creation) ownUserNamespace(ctx context.Context) error {
 		logger.WithField("reason", why).Info("no user namespace of its own for the container")
 		return nil
 	}
+	if c.record.Volume {
+		if !c.request.UserNS.Plain {
+			return fmt.Errorf("user namespace of its own: %w", errVolume)
+		}
+		logger.WithError(errVolume).Warn("the container runs without a user namespace of its own")
+		return nil
+	}
 	ids, err := c.request.UserNS.Ranges.Take(c.request.StateDir)
 	if err != nil {
 		return fmt.Errorf("user namespace: %w", err)
@@ -61,6 +68,8 @@ func (c *creation) ownUserNamespace(ctx context.Context) error {
 }
 
 var errNoSnapshot = fmt.Errorf("the root file system is not the snapshot of an image, and is not idmapped: %w", errdefs.ErrFailedPrecondition)
+
+var errVolume = fmt.Errorf("the root file system is a volume of Proxmox, and is not idmapped: %w", errdefs.ErrFailedPrecondition)
 
 // cannotShift says whether the kernel or a file system is the reason.
 func cannotShift(err error) bool {

@@ -56,14 +56,13 @@ func ParseProcess(b []byte) (p *specs.Process, warnings []string, err error) {
 	return p, warnings, err
 }
 
-// ParseResources decodes and checks the resources of an update, which errors name
-// as in a spec.
+// ParseResources decodes and checks the resources of an update.
 func ParseResources(b []byte) (*specs.LinuxResources, error) {
-	r, err := decode[specs.LinuxResources](b, "linux.resources")
+	r, err := decode[specs.LinuxResources](b, "resources")
 	if err != nil {
 		return nil, err
 	}
-	return r, CheckResources("linux.resources", r)
+	return r, CheckResources("resources", r)
 }
 
 // decode reads one JSON object, of which errors say that it is at path.

@@ -49,6 +49,7 @@ type command struct {
 	socket                         string
 	debug, version, info           bool
 	verb                           string
+	unused                         bool // of gc
 }
 
 // Main runs the shim and returns the exit code.
@@ -83,7 +84,12 @@ func parse(args []string) (*command, error) {
 		return nil, err
 	}
 	c.verb = f.Arg(0)
-	return c, nil
+	if c.verb != "gc" || f.NArg() == 1 {
+		return c, nil
+	}
+	g := flag.NewFlagSet("gc", flag.ContinueOnError)
+	g.BoolVar(&c.unused, "templates", false, "remove templates that no container uses, whatever their age")
+	return c, g.Parse(f.Args()[1:])
 }
 
 func (c *command) run(ctx context.Context) error {
@@ -94,7 +100,9 @@ func (c *command) run(ctx context.Context) error {
 	case c.info:
 		return info(ctx, os.Stdin, os.Stdout)
 	case c.verb == "gc":
-		return gc(ctx, os.Stdout)
+		return gc(ctx, os.Stdout, c.unused)
+	case c.verb == "templates":
+		return templates(os.Stdout)
 	case c.namespace == "":
 		return fmt.Errorf("-namespace is required: %w", errdefs.ErrInvalidArgument)
 	case c.id == "":
@@ -110,7 +118,7 @@ func (c *command) run(ctx context.Context) error {
 	case "":
 		return c.serve(ctx)
 	default:
-		return fmt.Errorf("verb %q is not one of start, delete, gc: %w", c.verb, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("verb %q is not one of start, delete, gc, templates: %w", c.verb, errdefs.ErrInvalidArgument)
 	}
 }
 

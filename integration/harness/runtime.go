@@ -67,3 +67,10 @@ func GiveIDs(ranges int) error {
 	}
 	return nil
 }
+
+// Volume is the LXC backend on Proxmox with a volume of a storage for the root
+// file system.
+func Volume(storage string) Runtime {
+	body := fmt.Sprintf("[routing]\ndefault_backend = \"lxc\"\n[lxc.pve]\nrootfs = \"volume\"\nstorage = %q\nsize = 1\n", storage)
+	return Runtime{Name: "lxc-volume", Type: nexcage, Options: Config(body), Backend: "lxc"}
+}

@@ -25,6 +25,18 @@ type Client struct {
 	Pct        string // path of pct; "" is searched
 	Pvesh      string
 	Pveversion string
+
+	held []*os.File
+}
+
+// holding is a client whose processes of pct, and their children, keep the
+// guards locked, whatever becomes of the shim.
+func (c *Client) holding(guards ...*guard) *Client {
+	h := *c
+	for _, g := range guards {
+		h.held = append(h.held, g.f)
+	}
+	return &h
 }
 
 // sbin is where Proxmox has its tools, which the PATH of a service may lack.
@@ -59,7 +71,7 @@ func (c *Client) pct(ctx context.Context, stdin *os.File, verb string, vmid int,
 	if vmid != 0 {
 		argv = append(argv, strconv.Itoa(vmid))
 	}
-	out, code, err := run(ctx, stdin, path, append(argv, args...)...)
+	out, code, err := run(ctx, stdin, c.held, path, append(argv, args...)...)
 	if err == nil && (code != 0 || lies(verb) && failed(out.Stderr)) {
 		err = newError(verb, vmid, code, out)
 	}
@@ -70,7 +82,7 @@ func (c *Client) pct(ctx context.Context, stdin *os.File, verb string, vmid int,
 }
 
 // run runs a program to its end, and returns what it printed and its exit code.
-func run(ctx context.Context, stdin *os.File, path string, args ...string) (out Output, code int, err error) {
+func run(ctx context.Context, stdin *os.File, held []*os.File, path string, args ...string) (out Output, code int, err error) {
 	stdout, err := memfile("stdout")
 	if err != nil {
 		return out, 0, err
@@ -84,7 +96,7 @@ func run(ctx context.Context, stdin *os.File, path string, args ...string) (out 
 	cmd := exec.Command(path, args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Dir = "/"
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = stdin, stdout, stderr, held
 	begin := time.Now()
 	process, err := child.Start(cmd)
 	if err != nil {
@@ -147,9 +159,10 @@ func (c *Client) Stop(ctx context.Context, vmid int) error {
 	return err
 }
 
-// Destroy removes a CT that does not run, and its volumes.
+// Destroy removes a CT that does not run, and every volume that is named after
+// it: one that was being made may have some that it does not name.
 func (c *Client) Destroy(ctx context.Context, vmid int) error {
-	_, err := c.pct(ctx, nil, "destroy", vmid)
+	_, err := c.pct(ctx, nil, "destroy", vmid, "--destroy-unreferenced-disks", "1")
 	return err
 }
 
@@ -166,9 +179,10 @@ type Volume struct {
 }
 
 // Restore makes a CT of a tar stream. Its configuration is the file
-// etc/vzdump/pct.conf that the stream begins with.
-func (c *Client) Restore(ctx context.Context, vmid int, stream *os.File, rootfs Volume) error {
-	_, err := c.pct(ctx, stream, "restore", vmid, "-", "--rootfs", fmt.Sprintf("%s:%d", rootfs.Storage, rootfs.GiB), "--unprivileged", "0")
+// etc/vzdump/pct.conf that the stream begins with, but for the host name.
+func (c *Client) Restore(ctx context.Context, vmid int, stream *os.File, rootfs Volume, hostname string) error {
+	_, err := c.pct(ctx, stream, "restore", vmid, "-", "--rootfs", fmt.Sprintf("%s:%d", rootfs.Storage, rootfs.GiB),
+		"--unprivileged", "0", "--hostname", hostname)
 	return err
 }
 

@@ -90,7 +90,7 @@ func TestVerbsAreCalledAsPctWantsThem(t *testing.T) {
 		c.Start(ctx, 100), c.Stop(ctx, 100), c.Destroy(ctx, 100), c.Unlock(ctx, 100), c.Template(ctx, 100),
 		c.Clone(ctx, 100, 101, CloneOptions{Hostname: "web"}),
 		c.Clone(ctx, 100, 101, CloneOptions{Full: true, Storage: "local"}),
-		c.Restore(ctx, 102, stream, Volume{Storage: "local", GiB: 4}),
+		c.Restore(ctx, 102, stream, Volume{Storage: "local", GiB: 4}, "tmp"),
 	} {
 		require.NoError(t, err)
 	}
@@ -102,13 +102,13 @@ func TestVerbsAreCalledAsPctWantsThem(t *testing.T) {
 	assert.Equal(t, StatusStopped, status)
 	assert.Equal(t, `start 100
 stop 100
-destroy 100
+destroy 100 --destroy-unreferenced-disks 1
 unlock 100
 template 100
 config 100
 clone 100 101 --hostname web
 clone 100 101 --full 1 --storage local
-restore 102 - --rootfs local:4 --unprivileged 0
+restore 102 - --rootfs local:4 --unprivileged 0 --hostname tmp
 stdin: TAR
 config 100
 status 100

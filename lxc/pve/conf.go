@@ -192,7 +192,11 @@ func (c *Conf) include() string {
 // the line as well, but with the VMID of what it was made of; a backup that was
 // restored under the same VMID has a volume for a root file system. They are the user's.
 func (c *Conf) isOurs(node string, vmid int) bool {
-	return slices.Contains(c.Tags(), Tag) &&
-		baseName(c.include()) == IncludeName(node, vmid) &&
-		strings.HasPrefix(c.Get("rootfs"), "/")
+	return c.isOf(node, vmid) && strings.HasPrefix(c.Get("rootfs"), "/")
+}
+
+// isOf says whether the configuration was made here for this node and VMID, or
+// is of a backup of such a CT.
+func (c *Conf) isOf(node string, vmid int) bool {
+	return slices.Contains(c.Tags(), Tag) && baseName(c.include()) == IncludeName(node, vmid)
 }

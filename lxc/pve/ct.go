@@ -34,6 +34,8 @@ type Config struct {
 	Cgroup    string         // path of the control group; "" is Proxmox's own
 	Halt      string         // signal that asks the container to end, as LXC names it
 	IDMap     oci.IDMap      // of its user namespace; the zero value without one
+
+	volume string // the property rootfs, if it is a volume
 }
 
 // Settings are what an operator, or an annotation that he allows, says about a CT.
@@ -44,6 +46,7 @@ type Settings struct {
 	OnBoot   bool
 	Features string
 	Nets     []Net // that Proxmox makes, in place of the network of the spec
+	Root     Root
 }
 
 // include is the file of LXC's keys.
@@ -53,7 +56,7 @@ func (c *Config) include(node string, vmid int) string {
 
 // conf is the CT as the UI shows it.
 func (c *Config) conf(n *Node, vmid int) ([]byte, error) {
-	rootfs, err := c.bindRootfs()
+	rootfs, err := c.rootfs()
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +119,14 @@ func bit(b bool) string {
 		return "1"
 	}
 	return "0"
+}
+
+// rootfs is the property of that name.
+func (c *Config) rootfs() (string, error) {
+	if c.volume != "" {
+		return c.volume, nil
+	}
+	return c.bindRootfs()
 }
 
 // bindRootfs is the property rootfs for a directory. Proxmox refuses symbolic

@@ -80,6 +80,12 @@ func failed(stderr string) bool {
 	return false
 }
 
+// What pct says of volumes.
+var (
+	errNoLinkedClone = fmt.Errorf("the storage has no linked clones: %w", errdefs.ErrFailedPrecondition)
+	errInUse         = fmt.Errorf("the volume has linked clones: %w", errdefs.ErrFailedPrecondition)
+)
+
 // refused is the exit code when pmxcfs is down (ECONNREFUSED).
 const refused = 111
 
@@ -97,6 +103,8 @@ var classes = []struct {
 	{errdefs.ErrInvalidArgument, []string{"Parameter verification failed", "unable to parse option", "Unknown option", "not enough arguments", "invalid format", "does not support container directories"}},
 	{errdefs.ErrNotFound, []string{"' does not exist", "can't find file"}},
 	{context.DeadlineExceeded, []string{"timed out", "did not stop"}},
+	{errNoLinkedClone, []string{"Linked clone feature for"}},
+	{errInUse, []string{"is still in use by linked clone"}},
 	{errdefs.ErrFailedPrecondition, []string{"not running", "is running", "protection mode", "not available"}},
 }
 

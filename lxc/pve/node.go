@@ -86,6 +86,12 @@ func (n *Node) conf(vmid int) (*Conf, error) {
 	return ParseConf(text), nil
 }
 
+// has says whether this node has a CT of that VMID.
+func (n *Node) has(vmid int) bool {
+	_, err := os.Stat(n.confPath(vmid))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // clusterError gives errors of the cluster's file system their class: without
 // quorum it refuses every write.
 func clusterError(err error) error {
@@ -127,23 +133,32 @@ func (n *Node) lock(ctx context.Context, vmid int) (*lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err == nil {
-		return &lock{f}, nil
+	if err := flockUntil(ctx, f, unix.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("CT %d: its configuration is locked by another process: %w", vmid, err)
+	}
+	return &lock{f}, nil
+}
+
+// flockUntil waits for the lock of f, and closes f if it does not get it.
+// ErrUnavailable when ctx ends before.
+func flockUntil(ctx context.Context, f *os.File, how int) error {
+	if err := flock(f, how|unix.LOCK_NB); err == nil {
+		return nil
 	} else if !errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, errors.Join(err, f.Close())
+		return errors.Join(err, f.Close())
 	}
 	done := make(chan error, 1)
-	go func() { done <- flock(f, unix.LOCK_EX) }()
+	go func() { done <- flock(f, how) }()
 	select {
 	case err := <-done:
 		if err != nil {
-			return nil, errors.Join(err, f.Close())
+			return errors.Join(err, f.Close())
 		}
-		return &lock{f}, nil
+		return nil
 	case <-ctx.Done():
 		// flock(2) can not be given up: what it gets is given back at once.
 		go func() { <-done; _ = f.Close() }()
-		return nil, fmt.Errorf("CT %d: its configuration is locked by another process: %w: %w", vmid, ctx.Err(), errdefs.ErrUnavailable)
+		return fmt.Errorf("%w: %w", ctx.Err(), errdefs.ErrUnavailable)
 	}
 }
 

@@ -11,8 +11,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-
-	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
 )
 
 // Remove removes a CT, whose lxc.include must be the file given; it is ended
@@ -47,28 +45,11 @@ func (n *Node) remove(ctx context.Context, vmid int, conf *Conf) error {
 	if err := n.stop(ctx, vmid); err != nil {
 		return err
 	}
-	if err := n.removeConf(vmid); err != nil {
-		return err
-	}
-	// The CT is gone. Its VMID is not given again while something is left.
-	if err := n.sweep(vmid); err != nil {
-		log.G(ctx).WithError(err).WithField("vmid", vmid).Warn("files of a CT are left")
-	}
-	return nil
-}
-
-// removeConf fails with ErrUnavailable, whatever the cluster's file system
-// says: that is not the container's fault, and gc tries again.
-func (n *Node) removeConf(vmid int) error {
 	path := n.confPath(vmid)
-	err := errors.Join(removeIfThere(path+temporarySuffix), removeIfThere(path))
-	if err == nil {
-		return nil
+	if err := errors.Join(removeIfThere(path+temporarySuffix), removeIfThere(path)); err != nil {
+		return fmt.Errorf("remove the configuration of CT %d: %w", vmid, clusterError(err))
 	}
-	if err = clusterError(err); !errors.Is(err, errdefs.ErrUnavailable) {
-		err = fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
-	}
-	return fmt.Errorf("remove the configuration of CT %d: %w", vmid, err)
+	return n.sweep(vmid)
 }
 
 func removeIfThere(path string) error {
@@ -94,9 +75,6 @@ func (n *Node) sweep(vmid int) error {
 	var errs []error
 	for _, p := range append(paths, dir) {
 		errs = append(errs, removeIfThere(p))
-	}
-	for _, group := range []string{"lxc/" + id + "/ns", "lxc/" + id, "lxc.monitor/" + id} { // of an LXC that was killed
-		errs = append(errs, cgroup.RemoveEmpty(group))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("files of CT %d: %w", vmid, err)
@@ -155,11 +133,11 @@ func (n *Node) removeLeftover(ctx context.Context, c *Config) error {
 // the directory of the container that the CT was made for. What can not be
 // removed is in the error, and the others are removed nevertheless.
 func (n *Node) GC(ctx context.Context, inUse func(stateDir string, vmid int) bool) (removed []int, err error) {
-	errs := []error{n.collectUnwritten(ctx)}
 	ids, err := n.CTs()
 	if err != nil {
-		return nil, errors.Join(append(errs, err)...)
+		return nil, err
 	}
+	var errs []error
 	for _, vmid := range ids {
 		done, err := n.collect(ctx, vmid, inUse)
 		if err != nil {

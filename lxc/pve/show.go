@@ -35,7 +35,7 @@ func (n *Node) Show(ctx context.Context, vmid int, include string, r *specs.Linu
 		return fmt.Errorf("CT %d: %w", vmid, clusterError(err))
 	}
 	conf := ParseConf(text)
-	if !conf.isOurs(n.Name, vmid) || conf.include() != include {
+	if !conf.isOf(n.Name, vmid) || conf.include() != include {
 		return fmt.Errorf("CT %d is not ours any more: %w", vmid, errdefs.ErrFailedPrecondition)
 	}
 	if lock := conf.Get("lock"); lock != "" {

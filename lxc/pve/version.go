@@ -77,7 +77,7 @@ func newer(path, tool string) bool {
 }
 
 func askVersion(ctx context.Context, tool string) (string, error) {
-	out, code, err := run(ctx, nil, tool)
+	out, code, err := run(ctx, nil, nil, tool)
 	if err == nil && code != 0 {
 		err = fmt.Errorf("exit status %d: %s", code, last(out.Stderr, maxLines))
 	}

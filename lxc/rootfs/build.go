@@ -28,6 +28,9 @@ type Target struct {
 	PID   int
 	PIDFD *os.File
 
+	// Root is a detached mount that becomes the root, nil for root.path. It is
+	// used up.
+	Root *os.File
 	// IDs is the mapping of its user namespace, the zero value if that is
 	// the shim's.
 	IDs oci.IDMap

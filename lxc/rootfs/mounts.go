@@ -18,7 +18,7 @@ import (
 // root.path and of the sources of bind mounts, and file systems that name a
 // path of the host. Symlinks are followed on the host, as runc does.
 func (b *builder) prepare() (err error) {
-	if b.root, err = b.keep(clone(unix.AT_FDCWD, b.plan.Root.Path, true)); err != nil {
+	if b.root, err = b.keep(b.takeRoot()); err != nil {
 		return fmt.Errorf("root.path: open %q: %w", b.plan.Root.Path, err)
 	}
 	if dir, err := b.root.isDir(); err != nil || !dir {
@@ -30,6 +30,19 @@ func (b *builder) prepare() (err error) {
 		}
 	}
 	return errors.Join(b.prepareNull(), b.cloneHost())
+}
+
+// takeRoot returns a clone of root.path, or what was given in its place.
+func (b *builder) takeRoot() (root handle, err error) {
+	if b.target.Root == nil {
+		return clone(unix.AT_FDCWD, b.plan.Root.Path, true)
+	}
+	err = using(b.target.Root, func(h handle) error {
+		fd, err := unix.FcntlInt(uintptr(h), unix.F_DUPFD_CLOEXEC, 0)
+		root = handle(fd)
+		return err
+	})
+	return root, err
 }
 
 func (b *builder) makeOnHost(i int) error {

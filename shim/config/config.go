@@ -54,6 +54,12 @@ const (
 	UserNSFallbackPlain = "plain" // it gets none, with a warning
 )
 
+// Root file systems of containers on Proxmox.
+const (
+	RootfsSnapshot = "snapshot" // containerd's
+	RootfsVolume   = "volume"   // on a storage of Proxmox
+)
+
 // Annotations of the shim. Each is a privilege: a container may carry it only
 // if lxc.allowed_annotations lists it.
 const (
@@ -66,6 +72,9 @@ const (
 	AnnotationPVETags     = AnnotationPVEPrefix + "tags"
 	AnnotationPVEFeatures = AnnotationPVEPrefix + "features"
 	AnnotationPVEOnBoot   = AnnotationPVEPrefix + "onboot"
+	AnnotationPVEStorage  = AnnotationPVEPrefix + "storage"
+	AnnotationPVESize     = AnnotationPVEPrefix + "size"
+	AnnotationRootfs      = AnnotationPrefix + "rootfs"
 	AnnotationPVENet      = AnnotationPVEPrefix + "net" // and a number, up to MaxPVENets
 )
 
@@ -169,6 +178,14 @@ type PVE struct {
 	// as pct has net0, net1, …
 	Nets       []string `toml:"nets"`
 	ExitStatus string   `toml:"exit_status"` // as in Native
+
+	Rootfs    string `toml:"rootfs"`  // RootfsSnapshot, …
+	Storage   string `toml:"storage"` // of volumes; required for them
+	Size      int    `toml:"size"`    // of volumes, in GiB
+	VolumeDir string `toml:"volume_dir"`
+	// TemplateMaxAge is the time without use after which gc removes a template, as time.ParseDuration
+	// has it; "" is never.
+	TemplateMaxAge string `toml:"template_max_age"`
 }
 
 // Crun configures the crun backend, for containers whose runtime options do
@@ -205,7 +222,8 @@ func defaults() *Config {
 		Routing:  Routing{DefaultBackend: BackendLXC},
 		LXC: LXC{Host: HostAuto, Native: Native{LXCStart: "lxc-start", ExitStatus: ExitStatusAuto},
 			UserNS: UserNSSpec, UserNSUser: "root", UserNSRange: UserNSRangeContainer, UserNSSize: 65536, UserNSFallback: UserNSFallbackError,
-			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, Bridge: "vmbr0", ExitStatus: ExitStatusAuto}},
+			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, Bridge: "vmbr0", ExitStatus: ExitStatusAuto,
+				Rootfs: RootfsSnapshot, Size: 8, VolumeDir: "/var/lib/nexcage", TemplateMaxAge: "720h"}},
 		Crun: Crun{Path: "crun"},
 	}
 }
@@ -220,7 +238,7 @@ func (c *Config) complete() {
 			*l = nil // "[]" is no other value than none
 		}
 	}
-	for _, p := range []*string{&c.StateDir, &c.LXC.Helper, &c.LXC.Native.LXCPath, &c.Crun.Root} {
+	for _, p := range []*string{&c.StateDir, &c.LXC.Helper, &c.LXC.Native.LXCPath, &c.LXC.PVE.VolumeDir, &c.Crun.Root} {
 		if *p != "" {
 			*p = filepath.Clean(*p)
 		}

@@ -21,7 +21,8 @@ func TestDefaultIsValid(t *testing.T) {
 		Routing:  Routing{DefaultBackend: "lxc"},
 		LXC: LXC{Host: "auto", Native: Native{LXCStart: "lxc-start", LXCPath: "/run/nexcage/.lxc", ExitStatus: "auto"},
 			UserNS: "spec", UserNSUser: "root", UserNSRange: "container", UserNSSize: 65536, UserNSFallback: "error",
-			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, Bridge: "vmbr0", ExitStatus: "auto"}},
+			PVE: PVE{VMIDMin: 900000, VMIDMax: 999999, Bridge: "vmbr0", ExitStatus: "auto",
+				Rootfs: "snapshot", Size: 8, VolumeDir: "/var/lib/nexcage", TemplateMaxAge: "720h"}},
 		Crun: Crun{Path: "crun"},
 	}, c)
 }
@@ -83,6 +84,11 @@ onboot = true
 bridge = "vmbr7"
 nets = ["ip=dhcp"]
 exit_status = "pidfd"
+rootfs = "volume"
+storage = "local-zfs"
+size = 16
+volume_dir = "/srv/volumes/"
+template_max_age = "24h"
 [crun]
 path = "/opt/crun"
 root = "/run/crun"
@@ -100,7 +106,8 @@ level = "debug"
 		LXC: LXC{Host: "native", Helper: "/opt/nexcage-init", AllowedAnnotations: []string{"io.nexcage.backend"},
 			UserNS: "auto", UserNSUser: "containers", UserNSRange: "shared", UserNSSize: 1000, UserNSFallback: "plain",
 			Native: Native{LXCStart: "/opt/lxc/bin/lxc-start", LXCPath: "/srv/lxc", ExitStatus: "monitor"},
-			PVE:    PVE{Pct: "/opt/pct", VMIDMin: 5000, VMIDMax: 5999, Tags: []string{"team-a"}, Features: "nesting=1", OnBoot: true, Bridge: "vmbr7", Nets: []string{"ip=dhcp"}, ExitStatus: "pidfd"}},
+			PVE: PVE{Pct: "/opt/pct", VMIDMin: 5000, VMIDMax: 5999, Tags: []string{"team-a"}, Features: "nesting=1", OnBoot: true, Bridge: "vmbr7", Nets: []string{"ip=dhcp"}, ExitStatus: "pidfd",
+				Rootfs: "volume", Storage: "local-zfs", Size: 16, VolumeDir: "/srv/volumes", TemplateMaxAge: "24h"}},
 		Crun: Crun{Path: "/opt/crun", Root: "/run/crun", SystemdCgroup: true},
 		Log:  Log{Level: "debug"},
 	}, c)
@@ -144,6 +151,13 @@ func TestLoadNamesTheKeyAndTheAllowedValues(t *testing.T) {
 		"bridge of no name":           {"[lxc.pve]\nbridge = 'a,b'", []string{`lxc.pve.bridge: "a,b" is no name of a bridge`}},
 		"empty interface":             {"[lxc.pve]\nnets = ['']", []string{"lxc.pve.nets[0]: is empty"}},
 		"tag of no CT":                {"[lxc.pve]\ntags = ['a', 'B c']", []string{`lxc.pve.tags[1]: "B c" is no tag of Proxmox`}},
+		"root of no kind":             {"[lxc.pve]\nrootfs = 'disk'", []string{`lxc.pve.rootfs: "disk" is not one of "snapshot", "volume"`}},
+		"volume without a storage":    {"[lxc.pve]\nrootfs = 'volume'", []string{`lxc.pve.storage: has to be given for lxc.pve.rootfs = "volume"`}},
+		"storage of no name":          {"[lxc.pve]\nstorage = 'a:b'", []string{`lxc.pve.storage: "a:b" is no name of a storage`}},
+		"volume of no size":           {"[lxc.pve]\nsize = 0", []string{"lxc.pve.size: 0 is not from 1 to 131072 GiB"}},
+		"volumes' directory":          {"[lxc.pve]\nvolume_dir = 'x'", []string{`lxc.pve.volume_dir: "x" is not an absolute path`}},
+		"age of no template":          {"[lxc.pve]\ntemplate_max_age = '30d'", []string{`lxc.pve.template_max_age: "30d" is no duration as 720h`}},
+		"age that does not pass":      {"[lxc.pve]\ntemplate_max_age = '-1h'", []string{`lxc.pve.template_max_age: "-1h" is no duration as 720h`}},
 		"features of no CT":           {"[lxc.pve]\nfeatures = 'nesting'", []string{`lxc.pve.features: "nesting" is not of the form`}},
 		"unknown host":                {"[lxc]\nhost = 'xen'", []string{`lxc.host: "xen" is not one of "auto", "native"`}},
 		"unknown annotation":          {"[lxc]\nallowed_annotations = ['io.nexcage.backend', 'io.nexcage.*']", []string{`lxc.allowed_annotations[1]: "io.nexcage.*" is not one of "io.nexcage.backend"`}},

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/containerd/errdefs"
@@ -114,13 +115,65 @@ func (p *PVE) validate() error {
 			errs = append(errs, invalid(fmt.Sprintf("lxc.pve.nets[%d]", i), "is empty"))
 		}
 	}
+	errs = append(errs, p.validateVolumes())
 	for i, t := range p.Tags {
 		errs = append(errs, CheckTag(fmt.Sprintf("lxc.pve.tags[%d]", i), t))
 	}
 	return errors.Join(append(errs, CheckFeatures("lxc.pve.features", p.Features))...)
 }
 
+func (p *PVE) validateVolumes() error {
+	errs := []error{
+		CheckRootfs("lxc.pve.rootfs", p.Rootfs), CheckSize("lxc.pve.size", p.Size), directory("lxc.pve.volume_dir", p.VolumeDir),
+	}
+	switch {
+	case p.Storage != "":
+		errs = append(errs, CheckStorage("lxc.pve.storage", p.Storage))
+	case p.Rootfs == RootfsVolume:
+		errs = append(errs, invalid("lxc.pve.storage", "has to be given for lxc.pve.rootfs = %q", RootfsVolume))
+	}
+	if _, err := p.MaxAge(); err != nil {
+		errs = append(errs, invalid("lxc.pve.template_max_age", "%q is no duration as 720h", p.TemplateMaxAge))
+	}
+	return errors.Join(errs...)
+}
+
+// MaxAge is TemplateMaxAge, 0 for none.
+func (p *PVE) MaxAge() (time.Duration, error) {
+	if p.TemplateMaxAge == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(p.TemplateMaxAge)
+	if err == nil && d <= 0 {
+		err = invalid("lxc.pve.template_max_age", "%q is no time that passes", p.TemplateMaxAge)
+	}
+	return d, err
+}
+
+// CheckRootfs checks the kind of a root file system; key is where it is from.
+func CheckRootfs(key, kind string) error { return oneOf(key, kind, RootfsSnapshot, RootfsVolume) }
+
+// CheckStorage checks the name of a storage.
+func CheckStorage(key, name string) error {
+	if !pveStorage.MatchString(name) {
+		return invalid(key, "%q is no name of a storage", name)
+	}
+	return nil
+}
+
+// maxVolumeGiB is more than any storage has, in GiB.
+const maxVolumeGiB = 128 << 10
+
+// CheckSize checks the size of a volume.
+func CheckSize(key string, gib int) error {
+	if gib < 1 || gib > maxVolumeGiB {
+		return invalid(key, "%d is not from 1 to %d GiB", gib, maxVolumeGiB)
+	}
+	return nil
+}
+
 var (
+	pveStorage  = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9\-_.]*[A-Za-z0-9]$`) // pve-storage-id
 	pveTag      = regexp.MustCompile(`^[a-z0-9_][a-z0-9_\-+.]*$`)
 	pveBridge   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.\-]*$`)
 	pveFeatures = regexp.MustCompile(`^[a-z_]+=[a-z0-9;]+(,[a-z_]+=[a-z0-9;]+)*$`)
@@ -152,7 +205,7 @@ func (c *Crun) validate() error {
 
 // Annotations are those that the shim knows, sorted.
 func Annotations() []string {
-	all := []string{AnnotationBackend, AnnotationPVEFeatures, AnnotationPVEOnBoot, AnnotationPVETags, AnnotationVMID}
+	all := []string{AnnotationBackend, AnnotationPVEFeatures, AnnotationPVEOnBoot, AnnotationPVESize, AnnotationPVEStorage, AnnotationPVETags, AnnotationRootfs, AnnotationVMID}
 	for i := range MaxPVENets {
 		all = append(all, PVENet(i))
 	}

@@ -18,15 +18,52 @@ import (
 const collectTimeout = time.Minute
 
 // GC removes the CTs of ours on this Proxmox node whose container is gone, and
-// returns their VMIDs. What can not be removed now is in the error.
-func GC(ctx context.Context, c *config.Config) ([]int, error) {
+// templates that were not used for long, or are not used if unused. It returns their VMIDs. What can not be
+// removed now is in the error.
+func GC(ctx context.Context, c *config.Config, unused bool) ([]int, error) {
 	node, err := pve.Local(markers(c.StateDir))
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, collectTimeout)
 	defer cancel()
-	return node.GC(ctx, inUse)
+	removed, err := node.GC(ctx, inUse)
+	more, verr := collectVolumes(ctx, c, node, unused)
+	return append(removed, more...), errors.Join(err, verr)
+}
+
+func collectVolumes(ctx context.Context, c *config.Config, node *pve.Node, unused bool) ([]int, error) {
+	age, err := c.LXC.PVE.MaxAge()
+	if err != nil {
+		return nil, err
+	}
+	old := func(pve.Template) bool { return unused }
+	if age != 0 && !unused {
+		old = pve.UnusedSince(time.Now().Add(-age))
+	}
+	return volumes(c, node).GC(ctx, pve.Sweep{InUse: inUse, Templates: old})
+}
+
+// Template is one of the node's.
+type Template struct {
+	pve.Template
+	Clones int // linked clones, which keep it
+}
+
+// Templates lists the templates of this node.
+func Templates(c *config.Config) (all []Template, err error) {
+	node, err := pve.Local(markers(c.StateDir))
+	if err != nil {
+		return nil, err
+	}
+	v := volumes(c, node)
+	found, err := v.Templates()
+	for _, t := range found {
+		clones, cerr := v.Clones(t)
+		err = errors.Join(err, cerr)
+		all = append(all, Template{t, len(clones)})
+	}
+	return all, err
 }
 
 // inUse says whether a container's record has this CT, and containerd still

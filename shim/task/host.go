@@ -128,7 +128,35 @@ func (s *Service) pveHost(ctx context.Context, e *entry, helperPath string) (lxc
 		Helper:   helperPath,
 		Settings: settings,
 		Told:     s.told(ctx, e),
+		Volumes:  volumes(e.config, node),
+		InUse:    inUse,
 	}, nil
+}
+
+func volumes(c *config.Config, node *pve.Node) *pve.Volumes {
+	return &pve.Volumes{Node: node, Client: &pve.Client{Pct: c.LXC.PVE.Pct}, Dir: c.LXC.PVE.VolumeDir}
+}
+
+// pveRoot is the kind of the root file system.
+func pveRoot(c *config.PVE, annotations map[string]string) (pve.Root, error) {
+	kind, explicit := annotations[config.AnnotationRootfs]
+	if !explicit {
+		kind = c.Rootfs
+	}
+	errs := []error{config.CheckRootfs("annotation "+config.AnnotationRootfs, kind)}
+	r := pve.Root{Volume: kind == config.RootfsVolume, Explicit: explicit, Storage: c.Storage, GiB: c.Size}
+	if name, ok := annotations[config.AnnotationPVEStorage]; ok {
+		r.Storage = name
+		errs = append(errs, config.CheckStorage("annotation "+config.AnnotationPVEStorage, name))
+	}
+	if text, ok := annotations[config.AnnotationPVESize]; ok {
+		r.GiB, _ = strconv.Atoi(text) // 0 is not allowed either
+		errs = append(errs, config.CheckSize("annotation "+config.AnnotationPVESize, r.GiB))
+	}
+	if r.Volume && r.Storage == "" {
+		errs = append(errs, fmt.Errorf("annotation %s: neither annotation %s nor lxc.pve.storage names a storage: %w", config.AnnotationRootfs, config.AnnotationPVEStorage, errdefs.ErrInvalidArgument))
+	}
+	return r, errors.Join(errs...)
 }
 
 // pveSettings are those of the configuration, as annotations change them. That
@@ -141,9 +169,14 @@ func pveSettings(c *config.PVE, spec *specs.Spec) (pve.Settings, error) {
 		Features: c.Features,
 		OnBoot:   c.OnBoot,
 	}
-	nets, err := pveNets(c, spec)
-	s.Nets = nets
-	errs := []error{err}
+	var errs []error
+	var err error
+	if s.Nets, err = pveNets(c, spec); err != nil {
+		errs = append(errs, err)
+	}
+	if s.Root, err = pveRoot(c, annotations); err != nil {
+		errs = append(errs, err)
+	}
 	for name, set := range map[string]func(key, value string) error{
 		config.AnnotationVMID: func(key, value string) (err error) {
 			if s.VMID, err = strconv.Atoi(value); err != nil || s.VMID < pve.MinVMID || s.VMID > pve.MaxVMID {

@@ -20,18 +20,28 @@ func TestSettingsOfACTFollowItsAnnotations(t *testing.T) {
 	c.Tags, c.OnBoot = []string{"a"}, true
 	got, err := pveSettings(&c, &specs.Spec{Annotations: map[string]string{
 		config.AnnotationVMID: "4711", config.AnnotationPVETags: "b;c", config.AnnotationPVEFeatures: "nesting=1", config.AnnotationPVEOnBoot: "0",
+		config.AnnotationRootfs: "volume", config.AnnotationPVEStorage: "local-zfs", config.AnnotationPVESize: "16",
 	}})
 	require.NoError(t, err)
-	assert.Equal(t, pve.Settings{VMID: 4711, Range: pve.Range{Min: 900000, Max: 999999}, Tags: []string{"a", "b", "c"}, Features: "nesting=1"}, got)
+	assert.Equal(t, pve.Settings{VMID: 4711, Range: pve.Range{Min: 900000, Max: 999999}, Tags: []string{"a", "b", "c"}, Features: "nesting=1",
+		Root: pve.Root{Volume: true, Explicit: true, Storage: "local-zfs", GiB: 16}}, got)
 	got, err = pveSettings(&c, &specs.Spec{})
 	require.NoError(t, err)
-	assert.Equal(t, pve.Settings{Range: pve.Range{Min: 900000, Max: 999999}, Tags: []string{"a"}, OnBoot: true}, got)
+	assert.Equal(t, pve.Settings{Range: pve.Range{Min: 900000, Max: 999999}, Tags: []string{"a"}, OnBoot: true, Root: pve.Root{GiB: 8}}, got)
+	c.Rootfs, c.Storage = "volume", "local"
+	got, err = pveSettings(&c, &specs.Spec{})
+	require.NoError(t, err)
+	assert.Equal(t, pve.Root{Volume: true, Storage: "local", GiB: 8}, got.Root)
+	got, err = pveSettings(&c, &specs.Spec{Annotations: map[string]string{config.AnnotationRootfs: "snapshot"}})
+	require.NoError(t, err)
+	assert.False(t, got.Root.Volume)
 }
 
 func TestAnAnnotationOfACTThatIsWrongIsNamed(t *testing.T) {
 	for name, value := range map[string]string{
 		config.AnnotationVMID: "99", config.AnnotationPVETags: "a,B", config.AnnotationPVEFeatures: "nesting", config.AnnotationPVEOnBoot: "yes",
 		config.PVENet(0): "bridge", config.PVENet(31): "",
+		config.AnnotationRootfs: "disk", config.AnnotationPVEStorage: "a:b", config.AnnotationPVESize: "0",
 	} {
 		_, err := pveSettings(&config.Default().LXC.PVE, &specs.Spec{Annotations: map[string]string{name: value}})
 		require.ErrorIs(t, err, errdefs.ErrInvalidArgument, name)

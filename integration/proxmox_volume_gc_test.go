@@ -1,0 +1,203 @@
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
+	"github.com/cageforge/containerd-shim-nexcage/integration/pve/host"
+)
+
+// gc removes the volume of a container that containerd has removed, and nothing
+// that is an operator's: clones of our template and CT, and backups that were
+// restored, under another VMID or under that of a CT that is gone.
+func TestGCLeavesCopiesOfVolumes(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	template := templates(t, w, linkedStorage)[0]
+	leaveOnlyTemplates(t, w)
+	ctx := within(t, time.Minute)
+	c, err := w.NewContainer(ctx, harness.Volume(linkedStorage), containerID("copied"), harness.Image, oci.WithProcessArgs("sh", "-c", "echo data >/data"))
+	require.NoError(t, err)
+	runIn(t, c)
+	ours, err := strconv.Atoi(onlyGuest(t, "nexcage", "!nexcage-template"))
+	require.NoError(t, err)
+	conf := confText(t, host.ConfPath(ours))
+
+	id := strconv.Itoa
+	linked, copied, restored := ours+100, ours+101, ours+102
+	tool(t, w, "pct", "clone", id(template), id(linked))
+	destroyCT(t, w, linked)
+	tool(t, w, "pct", "clone", id(ours), id(copied))
+	destroyCT(t, w, copied)
+	tool(t, w, "pct", "restore", id(restored), backup(t, conf), "--rootfs", "local-zfs:1", "--unprivileged", "0")
+	destroyCT(t, w, restored)
+	before := guests(t)
+	gcVerb(t, w, "-templates")
+	assert.Equal(t, before, guests(t), "the container is there, and the template has clones")
+
+	require.NoError(t, c.Remove(ctx))
+	tool(t, w, "pct", "set", id(ours), "--lock", "backup")
+	forget(t, w)
+	cmd := exec.Command(filepath.Join(harness.Bin(), "containerd-shim-nexcage-v2"), "gc")
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	assert.Contains(t, string(out), "CT is locked (backup): CT "+id(ours))
+	assert.Equal(t, before, guests(t), "a backup reads it")
+	tool(t, w, "pct", "unlock", id(ours))
+	assert.Contains(t, gcVerb(t, w, "-templates"), "removed CT "+id(ours)+"\n")
+	delete(before, ours)
+	assert.Equal(t, before, guests(t), "the operator's clone keeps the template")
+
+	tool(t, w, "pct", "restore", id(ours), backup(t, conf), "--rootfs", "local-zfs:1", "--unprivileged", "0")
+	destroyCT(t, w, ours)
+	gcVerb(t, w)
+	assert.Contains(t, guests(t), ours, "a backup of what is gone is the operator's")
+}
+
+// A CT that an operator has removed is one that its container begins anew.
+func TestVolumeThatAnOperatorRemoved(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	templates(t, w, linkedStorage)
+	leaveOnlyTemplates(t, w)
+	ctx := within(t, time.Minute)
+	c, err := w.NewContainer(ctx, harness.Volume(linkedStorage), containerID("removed"), harness.Image,
+		oci.WithProcessArgs("sh", "-c", "cat /data 2>/dev/null; echo data >/data"))
+	require.NoError(t, err)
+	destroyed(t, c)
+	assert.Empty(t, runIn(t, c))
+	assert.Equal(t, "data\n", runIn(t, c))
+	tool(t, w, "pct", "destroy", onlyGuest(t, "nexcage", "!nexcage-template"))
+	assert.Empty(t, runIn(t, c))
+}
+
+// What a container began with it stays with.
+func TestTheKindOfRootStays(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	templates(t, w, linkedStorage)
+	leaveOnlyTemplates(t, w)
+	ctx := within(t, time.Minute)
+	args := oci.WithProcessArgs("sh", "-c", "cat /data 2>/dev/null; echo data >/data")
+	c, err := w.NewContainer(ctx, harness.LXC(), containerID("stays"), harness.Image, args)
+	require.NoError(t, err)
+	destroyed(t, c)
+	assert.Empty(t, runIn(t, c), "in the snapshot")
+	const path = "/etc/nexcage/config.toml"
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, []byte("[lxc.pve]\nrootfs = 'volume'\nstorage = 'local-zfs'\nsize = 1\n"), 0o600))
+	t.Cleanup(func() { assert.NoError(t, os.Remove(path)) })
+	rt := harness.LXC()
+	rt.Options = nil
+	id := containerID("by-file")
+	d, err := w.NewContainer(ctx, rt, id, harness.Image, args)
+	require.NoError(t, err)
+	destroyed(t, d)
+	assert.Empty(t, runIn(t, d), "in a volume")
+	require.NoError(t, os.WriteFile(path, []byte("[lxc.pve]\nrootfs = 'snapshot'\n"), 0o600))
+	assert.Equal(t, "data\n", runIn(t, d), "which is still there")
+}
+
+// An annotation asks for a volume, if it is allowed; it is refused for a container
+// whose snapshot has something that would not be in it.
+func TestVolumeByAnnotation(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	templates(t, w, linkedStorage)
+	leaveOnlyTemplates(t, w)
+	ctx := within(t, time.Minute)
+	rt := harness.LXC()
+	rt.Options = harness.Config("[lxc]\nallowed_annotations = ['io.nexcage.rootfs', 'io.nexcage.pve.storage', 'io.nexcage.pve.size']\n")
+	create := func(t *testing.T, annotations map[string]string) error {
+		c, err := w.NewContainer(ctx, rt, containerID("annotated"), harness.Image, oci.WithProcessArgs("true"), oci.WithAnnotations(annotations))
+		require.NoError(t, err)
+		destroyed(t, c)
+		return c.Create(ctx, &harness.Stdio{Null: true})
+	}
+	for name, tc := range map[string]struct {
+		annotations map[string]string
+		want        string
+	}{
+		"kind":       {map[string]string{"io.nexcage.rootfs": "disk"}, `annotation io.nexcage.rootfs: "disk" is not one of "snapshot", "volume"`},
+		"no storage": {map[string]string{"io.nexcage.rootfs": "volume"}, "names a storage"},
+		"size":       {map[string]string{"io.nexcage.rootfs": "volume", "io.nexcage.pve.size": "many"}, "annotation io.nexcage.pve.size"},
+		"unknown storage": {
+			map[string]string{"io.nexcage.rootfs": "volume", "io.nexcage.pve.storage": "nosuch"}, "storage 'nosuch' does not exist",
+		},
+		"wrong storage": {
+			map[string]string{"io.nexcage.rootfs": "volume", "io.nexcage.pve.storage": "isoonly"}, "does not support container directories",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leaveOnlyTemplates(t, w)
+			assert.ErrorContains(t, create(t, tc.annotations), tc.want)
+		})
+	}
+	t.Run("allowed", func(t *testing.T) {
+		leaveOnlyTemplates(t, w)
+		require.NoError(t, create(t, map[string]string{"io.nexcage.rootfs": "volume", "io.nexcage.pve.storage": "local-zfs", "io.nexcage.pve.size": "1"}))
+		assert.Contains(t, confText(t, host.ConfPath(mustAtoi(t, onlyGuest(t, "nexcage", "!nexcage-template")))), "local-zfs:basevol-")
+	})
+}
+
+func mustAtoi(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s)
+	require.NoError(t, err)
+	return n
+}
+
+// knownOnVolumes hides the order that sort gives to directories with their links,
+// which overlayfs does not count.
+func knownOnVolumes(stdout string) string {
+	lines := strings.Split(knownOnProxmox(stdout), "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// What users of ctr see of a container with a volume is what they see with the
+// runc shim, and its files are those of the image.
+func TestCtrOnVolumes(t *testing.T) {
+	w := proxmox(t)
+	w.config = "[lxc.pve]\nrootfs = 'volume'\nstorage = 'local-zfs'\nsize = 1\n"
+	t.Cleanup(func() { w.config = "" })
+	templates(t, w, linkedStorage)
+	leaveOnlyTemplates(t, w)
+	t.Run("run", func(t *testing.T) { looksTheSame(t, w, knownOnVolumes) })
+	t.Run("terminal", func(t *testing.T) { sameTerminal(t, w) })
+	t.Run("task", func(t *testing.T) { sameTask(t, w) })
+}
+
+// Every file of the image is on the volume, as it is in the snapshot.
+func TestVolumeHasTheImage(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	templates(t, w, linkedStorage)
+	leaveOnlyTemplates(t, w)
+	list := oci.WithProcessArgs("sh", "-c", `find / -xdev | sort | while read f; do echo "$f $(stat -c '%F %a %u %g %h %t:%T %s %Y' "$f") $(readlink "$f") $(test -f "$f" && sha256sum <"$f")"; done`)
+	listing := func(rt harness.Runtime) string {
+		c, err := w.NewContainer(within(t, time.Minute), rt, containerID("files"), harness.Image, list)
+		require.NoError(t, err)
+		destroyed(t, c)
+		return ownFiles.ReplaceAllString(runIn(t, c), "$1")
+	}
+	want := listing(harness.LXC())
+	require.Contains(t, want, "/bin/busybox regular file 755 0 0")
+	assert.Equal(t, want, listing(harness.Volume(linkedStorage)))
+}
+
+// ownFiles are directories whose size and times are a file system's own, or
+// which the runtime mounts on.
+var ownFiles = regexp.MustCompile(`(?m)(directory \d+ \d+ \d+) .*$`)
