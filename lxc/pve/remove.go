@@ -25,7 +25,7 @@ func (n *Node) Remove(ctx context.Context, vmid int, include string) error {
 	defer l.release()
 	conf, err := n.conf(vmid)
 	if errors.Is(err, errdefs.ErrNotFound) {
-		return nil
+		return removeIfThere(n.lxcLock(vmid)) // pct destroy leaves it
 	}
 	if err != nil {
 		return err
@@ -52,6 +52,11 @@ func (n *Node) remove(ctx context.Context, vmid int, conf *Conf) error {
 	return n.sweep(vmid)
 }
 
+// lxcLock is the file that liblxc locks a container by (lxclock.c).
+func (n *Node) lxcLock(vmid int) string {
+	return filepath.Join("/run/lxc/lock", n.LXC, "."+strconv.Itoa(vmid))
+}
+
 func removeIfThere(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -67,7 +72,7 @@ func (n *Node) sweep(vmid int) error {
 	paths := []string{
 		filepath.Join(n.Run, "ct-"+id+".stderr"), filepath.Join(n.Run, "ct-"+id+".warnings"),
 		filepath.Join(n.Etc, "firewall", id+".fw"),
-		filepath.Join("/run/lxc/lock", n.LXC, "."+id), // liblxc's (lxclock.c)
+		n.lxcLock(vmid),
 	}
 	for _, name := range []string{"config", "devices", "reboot", "rules.seccomp", "apparmor", "passthrough", "rootfs"} {
 		paths = append(paths, filepath.Join(dir, name))
