@@ -240,7 +240,7 @@ func sameTask(t *testing.T, w *place) {
 	logged(t, w)
 	leaveNothing(t, w)
 	id := containerID("detached")
-	numbers := regexp.MustCompile(`\b\d+ *`)
+	numbers := regexp.MustCompile(`\b(\d+|PID) *`) // a column is as wide as what is in it
 	transcript := func(u *ctrUser) (steps []string) {
 		note := func(o outcome, hide bool) {
 			if hide {
