@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -64,6 +66,61 @@ func TestGCLeavesCopiesOfVolumes(t *testing.T) {
 	destroyCT(t, w, ours)
 	gcVerb(t, w)
 	assert.Contains(t, guests(t), ours, "a backup of what is gone is the operator's")
+}
+
+// A protected CT outlives its container.
+func TestProtectedVolume(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	templates(t, w, linkedStorage)
+	leaveOnlyTemplates(t, w)
+	ctx := within(t, time.Minute)
+	c, err := w.NewContainer(ctx, harness.Volume(linkedStorage), containerID("protected"), harness.Image, oci.WithProcessArgs("true"))
+	require.NoError(t, err)
+	runIn(t, c)
+	vmid := onlyGuest(t, "nexcage", "!nexcage-template")
+	tool(t, w, "pct", "set", vmid, "--protection", "1")
+	require.NoError(t, c.Remove(ctx))
+	forget(t, w)
+	assert.Empty(t, gcVerb(t, w))
+	tool(t, w, "pct", "set", vmid, "--protection", "0")
+	assert.Equal(t, "removed CT "+vmid+"\n", gcVerb(t, w))
+}
+
+// Templates are listed and counted, and go when nobody has used them for long.
+func TestTemplatesAreListedAndAge(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	forget(t, w)
+	template := templates(t, w, linkedStorage)[0]
+	c, err := w.NewContainer(within(t, time.Minute), harness.Volume(linkedStorage), containerID("uses"), harness.Image, oci.WithProcessArgs("true"))
+	require.NoError(t, err)
+	runIn(t, c)
+	list := func() string {
+		out, err := exec.Command(filepath.Join(harness.Bin(), "containerd-shim-nexcage-v2"), "templates").CombinedOutput()
+		require.NoError(t, err, string(out))
+		return string(out)
+	}
+	line := func(clones int) string {
+		return fmt.Sprintf(`(?m)^%d +local-zfs +1G +20\S+ +20\S+ +%d +`, template, clones)
+	}
+	assert.Regexp(t, line(1), list())
+	assert.Regexp(t, `(?m)^\d+ templates$`, list())
+	old := time.Now().Add(-31 * 24 * time.Hour)
+	age := func() {
+		paths, err := filepath.Glob("/var/lib/nexcage/templates/*-local-zfs-1.json")
+		require.NoError(t, err)
+		require.Len(t, paths, 1)
+		require.NoError(t, os.Chtimes(paths[0], old, old))
+	}
+	age()
+	assert.Empty(t, gcVerb(t, w), "it has a clone")
+	require.NoError(t, c.Remove(within(t, time.Minute)))
+	forget(t, w)
+	assert.Regexp(t, fmt.Sprintf(`^removed CT \d+\nremoved CT %d\n$`, template), gcVerb(t, w))
+	assert.NotRegexp(t, line(0), list())
+	templates(t, w, linkedStorage)
+	assert.Empty(t, gcVerb(t, w), "a new one is not old")
 }
 
 // A CT that an operator has removed is one that its container begins anew.
@@ -145,6 +202,14 @@ func TestVolumeByAnnotation(t *testing.T) {
 			assert.ErrorContains(t, create(t, tc.annotations), tc.want)
 		})
 	}
+	t.Run("user namespace", func(t *testing.T) {
+		leaveOnlyTemplates(t, w)
+		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+		c, err := w.NewContainer(ctx, harness.Volume(linkedStorage), containerID("userns"), harness.Image, oci.WithUserNamespace(ids, ids))
+		require.NoError(t, err)
+		destroyed(t, c)
+		assert.ErrorContains(t, c.Create(ctx, &harness.Stdio{Null: true}), "linux.namespaces: a user namespace is not supported with a volume")
+	})
 	t.Run("allowed", func(t *testing.T) {
 		leaveOnlyTemplates(t, w)
 		require.NoError(t, create(t, map[string]string{"io.nexcage.rootfs": "volume", "io.nexcage.pve.storage": "local-zfs", "io.nexcage.pve.size": "1"}))

@@ -172,7 +172,11 @@ func (v *Volumes) collectVolume(ctx context.Context, vmid int, s Sweep) (bool, e
 	if err != nil {
 		return false, err
 	}
-	if state, err := h.Snapshot.State(); err != nil || state != image.Gone || s.InUse(filepath.Dir(conf.include()), vmid) {
+	state, err := h.Snapshot.State()
+	if state == image.Replaced {
+		log.G(ctx).WithField("vmid", vmid).Warn("containerd was set up anew since the container of the CT was there: left alone, as it may be needed")
+	}
+	if err != nil || state != image.Gone || s.InUse(filepath.Dir(conf.include()), vmid) || conf.Get("protection") == "1" {
 		return false, err
 	}
 	if err := v.dropClone(ctx, h, g); err != nil {
