@@ -3,6 +3,8 @@ package integration
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -199,11 +201,68 @@ var clientCases = []clientCase{
 	}),
 }
 
+// oddCases are what few clients write, but some do.
+var oddCases = []clientCase{
+	nerdctl("socket and FIFO", func(x *shown, s *specs.Spec) {
+		l, err := net.Listen("unix", filepath.Join(x.dir, "socket"))
+		require.NoError(x.t, err)
+		x.t.Cleanup(func() { assert.NoError(x.t, l.Close()) })
+		require.NoError(x.t, unix.Mkfifo(filepath.Join(x.dir, "fifo"), 0o600))
+		addMount(s, "/run/socket", "bind", filepath.Join(x.dir, "socket"), "bind")
+		addMount(s, "/run/fifo", "bind", filepath.Join(x.dir, "fifo"), "bind")
+	}),
+	nerdctl("source that is a link", func(x *shown, s *specs.Spec) {
+		require.NoError(x.t, os.Symlink("/etc/hostname", filepath.Join(x.dir, "link")))
+		addMount(s, "/etc/motd", "bind", filepath.Join(x.dir, "link"), "bind")
+	}),
+	nerdctl("destination that is a link", func(_ *shown, s *specs.Spec) { addMount(s, "/bin/ls", "bind", "/bin/busybox", "bind") }),
+	nerdctl("devices in odd places", func(_ *shown, s *specs.Spec) {
+		null := func(path string) specs.LinuxDevice {
+			return specs.LinuxDevice{Path: path, Type: "c", Major: 1, Minor: 3, FileMode: ptr(os.FileMode(0o020666))}
+		}
+		s.Linux.Devices = append(s.Linux.Devices, null("/elsewhere/null"), null("/dev/twice"), null("/dev/twice"), null("/dev/bound"))
+		addMount(s, "/dev/bound", "bind", "/dev/zero", "bind")
+	}),
+	nerdctl("only the mount namespace is new", func(_ *shown, s *specs.Spec) {
+		s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+		s.Hostname = ""
+	}),
+	nerdctl("file systems twice", func(_ *shown, s *specs.Spec) {
+		addMount(s, "/proc2", "proc", "proc")
+		addMount(s, "/sys2", "sysfs", "sysfs")
+		addMount(s, "/pts2", "devpts", "devpts", "newinstance", "ptmxmode=0666")
+	}),
+	nerdctl("the host's /dev", func(_ *shown, s *specs.Spec) { addMount(s, "/hostdev", "bind", "/dev", "rbind") }),
+	nerdctl("the host's /dev as its own", func(_ *shown, s *specs.Spec) {
+		dev := specs.Mount{Destination: "/dev", Type: "bind", Source: "/dev", Options: []string{"rbind", "rprivate"}}
+		s.Mounts = []specs.Mount{dev, s.Mounts[0], s.Mounts[5]}
+	}),
+	nerdctl("overlay", func(x *shown, s *specs.Spec) {
+		for _, d := range []string{"lower", "upper", "work"} {
+			require.NoError(x.t, os.Mkdir(filepath.Join(x.dir, d), 0o755))
+		}
+		addMount(s, "/over", "overlay", "overlay", fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", x.dir))
+	}),
+	nerdctl("options of tmpfs", func(_ *shown, s *specs.Spec) {
+		addMount(s, "/t1", "tmpfs", "tmpfs", "size=10%", "mode=0777")
+		addMount(s, "/t2", "tmpfs", "tmpfs", "size=1m,mode=0700")
+		addMount(s, "/t3", "tmpfs", "tmpfs", "defaults", "async", "rw", "")
+	}),
+	nerdctl("a small stack", func(_ *shown, s *specs.Spec) {
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_STACK", Soft: 65536, Hard: 65536}}
+	}),
+	nerdctl("a command that is relative", func(_ *shown, s *specs.Spec) { s.Process.Args[0] = "bin/sh" }),
+	nerdctl("a capability that there is not", func(_ *shown, s *specs.Spec) {
+		s.Process.Capabilities.Bounding = append(s.Process.Capabilities.Bounding, "CAP_NONE")
+	}),
+	nerdctl("no capabilities", func(_ *shown, s *specs.Spec) { s.Process.Capabilities = nil }),
+}
+
 // TestContainersOfClientsLookTheSame runs what nerdctl and the CRI plugin write
 // with the runc shim and crun, and with LXC: the container sees the same.
 func TestContainersOfClientsLookTheSame(t *testing.T) {
 	w := world(t, harness.Versions[0].Name)
-	for _, c := range clientCases {
+	for _, c := range slices.Concat(clientCases, oddCases) {
 		t.Run(c.name, func(t *testing.T) {
 			want := c.run(t, w, harness.Reference())
 			got := c.run(t, w, harness.LXC())
@@ -215,7 +274,101 @@ func TestContainersOfClientsLookTheSame(t *testing.T) {
 	}
 }
 
+// execCases are processes in a container as clients ask for them.
+var execCases = []struct {
+	name    string
+	process func(p *specs.Process)
+}{
+	{"exec", func(*specs.Process) {}},
+	{"exec -u", func(p *specs.Process) { p.User = specs.User{UID: 1000, GID: 1000, AdditionalGids: []uint32{5, 44}} }},
+	{"exec -w", func(p *specs.Process) { p.Cwd = "/etc" }},
+	{"exec -w of what is missing", func(p *specs.Process) { p.Cwd = "/not/there" }},
+	{"exec -e", func(p *specs.Process) { p.Env = append(p.Env, "A=1", "HOME=/x") }},
+	{"exec --privileged", func(p *specs.Process) {
+		all := append(slices.Clone(p.Capabilities.Bounding), "CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_PTRACE")
+		p.Capabilities = &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all, Inheritable: all, Ambient: all}
+	}},
+	{"exec of a user with capabilities", func(p *specs.Process) {
+		p.User = specs.User{UID: 1000, GID: 1000}
+		some := []string{"CAP_CHOWN", "CAP_NET_BIND_SERVICE"}
+		p.Capabilities = &specs.LinuxCapabilities{Bounding: some, Effective: some, Permitted: some, Inheritable: some, Ambient: some}
+	}},
+	{"exec with no new privileges", func(p *specs.Process) { p.NoNewPrivileges = true }},
+	{"exec without capabilities", func(p *specs.Process) { p.Capabilities = nil }},
+	{"exec with limits", func(p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 50, Hard: 60}} }},
+	{"exec with a umask", func(p *specs.Process) { p.User.Umask = ptr(uint32(0o77)) }},
+	{"exec of what is missing", func(p *specs.Process) { p.Args = []string{"nosuch"} }},
+	{"exec of a directory", func(p *specs.Process) { p.Args = []string{"/etc"} }},
+	{"exec of an empty name", func(p *specs.Process) { p.Args = []string{""} }},
+}
+
+// TestExecsOfClientsLookTheSame is that for execs. With crun they do not have the
+// container's umask, limits and OOM score, as with runc and here.
+func TestExecsOfClientsLookTheSame(t *testing.T) {
+	w := world(t, harness.Versions[0].Name)
+	outcomes := func(rt harness.Runtime) (all []outcome) {
+		c := nerdctl("exec", func(_ *shown, s *specs.Spec) {
+			s.Process.Args = forever
+			s.Process.User = specs.User{UID: 1000, GID: 100, AdditionalGids: []uint32{7}}
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}}
+		})
+		x := c.container(t, w, rt)
+		require.NoError(t, x.Create(x.ctx, x.stdio))
+		_, err := x.Start(x.ctx, "")
+		require.NoError(t, err)
+		for _, e := range execCases {
+			p, err := x.Process(x.ctx, "sh", "-c", look)
+			require.NoError(t, err)
+			e.process(p)
+			all = append(all, x.execute(p))
+		}
+		return all
+	}
+	want, got := outcomes(harness.Reference()), outcomes(harness.LXC())
+	for i, e := range execCases {
+		t.Run(e.name, func(t *testing.T) {
+			assert.Equal(t, want[i].Stdout, got[i].Stdout)
+			assert.Equal(t, want[i].Stderr, got[i].Stderr)
+			assert.Equal(t, want[i].Code, got[i].Code)
+		})
+	}
+}
+
+// execute runs a process in the container.
+func (x *shown) execute(p *specs.Process) outcome {
+	stdio := &harness.Stdio{}
+	id := containerID("exec")
+	if err := x.Exec(x.ctx, id, p, stdio); err != nil {
+		return outcome{Stderr: class(err), Code: -1}
+	}
+	if _, err := x.Start(x.ctx, id); err != nil {
+		_, derr := x.Delete(x.ctx, id)
+		require.NoError(x.t, derr)
+		return outcome{Stderr: class(err), Code: -2}
+	}
+	status, _, err := x.Wait(x.ctx, id)
+	require.NoError(x.t, err)
+	require.NoError(x.t, stdio.Wait(x.ctx))
+	_, err = x.Delete(x.ctx, id)
+	require.NoError(x.t, err)
+	return x.outcome(stdio, status)
+}
+
 func (c clientCase) run(t *testing.T, w *place, rt harness.Runtime) outcome {
+	x := c.container(t, w, rt)
+	if err := x.Create(x.ctx, x.stdio); err != nil {
+		return outcome{Stderr: err.Error(), Code: -1}
+	}
+	if _, err := x.Start(x.ctx, ""); err != nil {
+		return outcome{Stderr: err.Error(), Code: -2}
+	}
+	status, _, err := x.Wait(x.ctx, "")
+	require.NoError(t, err)
+	require.NoError(t, x.stdio.Wait(x.ctx))
+	return x.outcome(x.stdio, status)
+}
+
+func (c clientCase) container(t *testing.T, w *place, rt harness.Runtime) *shown {
 	logged(t, w)
 	if !rt.Reference {
 		leaveNothing(t, w)
@@ -234,17 +387,14 @@ func (c clientCase) run(t *testing.T, w *place, rt harness.Runtime) outcome {
 	x.Container, err = w.NewContainer(x.ctx, rt, id, harness.Image, change)
 	require.NoError(t, err)
 	destroyed(t, x.Container)
-	if err := x.Create(x.ctx, x.stdio); err != nil {
-		return outcome{Stderr: err.Error(), Code: -1}
-	}
-	if _, err := x.Start(x.ctx, ""); err != nil {
-		return outcome{Stderr: err.Error(), Code: -2}
-	}
-	status, _, err := x.Wait(x.ctx, "")
-	require.NoError(t, err)
-	require.NoError(t, x.stdio.Wait(x.ctx))
-	out := outcome{strings.ReplaceAll(x.stdio.Out(), id, "ID"), strings.ReplaceAll(x.stdio.Err(), id, "ID"), int(status)}
-	out.Stdout = strings.ReplaceAll(out.Stdout, x.dir, "DIR")
+	return x
+}
+
+// outcome is what a process printed, without what differs from container to
+// container, and between crun and runc.
+func (x *shown) outcome(stdio *harness.Stdio, status uint32) outcome {
+	names := strings.NewReplacer(x.ID, "ID", x.dir, "DIR")
+	out := outcome{names.Replace(stdio.Out()), names.Replace(stdio.Err()), int(status)}
 	for _, b := range crunsWay {
 		out.Stdout = b.what.ReplaceAllString(out.Stdout, b.with)
 	}

@@ -109,10 +109,16 @@ var usernsRows = []row{
 	},
 	{
 		name: "host-pids-in-a-user-namespace", fields: []string{"linux.namespaces[].type", "mounts[].type"},
-		spec: func(_ *shown, s *specs.Spec) {
+		spec: func(x *shown, s *specs.Spec) {
 			mapped(s)
 			dropNamespace(s, specs.PIDNamespace)
 			s.Mounts[0] = specs.Mount{Destination: "/proc", Type: "bind", Source: "/proc", Options: []string{"rbind", "nosuid", "nodev", "noexec"}}
+			if x.Runtime.Backend == "crun" {
+				// crun 1.8.1 opens the host's /proc outside of the container: where
+				// that is shared, as under systemd, what covers paths below it
+				// covers the host's as well.
+				s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
+			}
 		},
 		look: func(x *shown) {
 			assert.Equal(x.t, readlink(x.t, "/proc/self/ns/pid"), x.namespace("pid"))

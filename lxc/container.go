@@ -220,20 +220,45 @@ func (c *Container) release(ctx context.Context) (retErr error) {
 			log.G(ctx).WithFields(log.Fields{"id": c.ID(), "own": time.Since(begin).Round(time.Microsecond).String()}).Debug("deleted LXC container")
 		}
 	}()
-	select {
-	case <-c.instance.Done():
-		begin = time.Now() // the wait for LXC is not ours
-	case <-ctx.Done():
-		return fmt.Errorf("container %s: LXC still cleans up: %w", c.ID(), ctx.Err())
+	removing, cancel, err := c.awaitLXC(ctx)
+	if err != nil {
+		return err
 	}
+	defer cancel()
+	begin = time.Now() // the wait for LXC is not ours
 	if c.conn != nil {
 		errs = append(errs, c.conn.Close())
 	}
-	errs = append(errs, c.root.Close(), c.record.remove(ctx))
+	errs = append(errs, c.root.Close(), c.record.remove(removing))
 	if c.plan.Hooks != nil {
 		errs = append(errs, hook.RunAll(ctx, "poststop", c.plan.Hooks.Poststop, c.state(specs.StateStopped)))
 	}
 	return errors.Join(errs...)
+}
+
+// endTimeout is how long Proxmox may take to clean up after a container. Its hooks
+// may hang with a storage: then gc removes the CT.
+const endTimeout = 10 * time.Second
+
+// awaitLXC waits until LXC has cleaned up. What it returns is for what is to be removed
+// then.
+func (c *Container) awaitLXC(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	var late <-chan time.Time
+	if c.record.Host == HostPVE {
+		timer := time.NewTimer(endTimeout)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case <-c.instance.Done():
+		return ctx, func() {}, nil
+	case <-late:
+		log.G(ctx).WithField("vmid", c.record.VMID).Warn("Proxmox still cleans up after the container, which is deleted nevertheless")
+		ctx, cancel := context.WithTimeout(ctx, time.Second) // the wait for the CT is over
+		return ctx, cancel, nil
+	case <-ctx.Done():
+		return nil, nil, fmt.Errorf("container %s: LXC still cleans up: %w", c.ID(), ctx.Err())
+	}
 }
 
 // watch delivers the exit of the init process.

@@ -164,6 +164,10 @@ func (r *Record) removeCTFrom(ctx context.Context, node *pve.Node) error {
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-removeReserve))
 		defer cancel()
 	}
+	// Whether the CT runs, as Proxmox sees it, does not tell whether its hooks do.
+	if err := r.Monitor.await(ctx); err != nil {
+		return fmt.Errorf("Proxmox still cleans up after CT %d: %w: %w", r.VMID, err, errdefs.ErrUnavailable)
+	}
 	if r.Volume {
 		return node.Release(ctx, r.VMID, r.include())
 	}

@@ -106,6 +106,19 @@ func (p Proc) open() (*os.File, error) {
 	return f, nil
 }
 
+// await waits until the process is gone.
+func (p Proc) await(ctx context.Context) error {
+	f, err := p.open()
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return pidfd.WaitGone(ctx, f)
+}
+
 // end kills the process if it does not end by itself within patience, and
 // waits until it is gone.
 func (p Proc) end(ctx context.Context, patience time.Duration) error {

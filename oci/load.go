@@ -56,13 +56,14 @@ func ParseProcess(b []byte) (p *specs.Process, warnings []string, err error) {
 	return p, warnings, err
 }
 
-// ParseResources decodes and checks the resources of an update.
+// ParseResources decodes and checks the resources of an update, which errors name
+// as in a spec.
 func ParseResources(b []byte) (*specs.LinuxResources, error) {
-	r, err := decode[specs.LinuxResources](b, "resources")
+	r, err := decode[specs.LinuxResources](b, "linux.resources")
 	if err != nil {
 		return nil, err
 	}
-	return r, CheckResources("resources", r)
+	return r, CheckResources("linux.resources", r)
 }
 
 // decode reads one JSON object, of which errors say that it is at path.

@@ -154,8 +154,8 @@ func TestResourcesOfAnUpdate(t *testing.T) {
 	require.NoError(t, err, "the limit may be there already")
 	assert.Equal(t, int64(5), *r.Memory.Swap)
 	for in, want := range map[string]string{
-		`{"cpu": {"shares": 1}}`:      "resources.cpu.shares: 1 is not between 2 and 262144",
-		`{"cpu": {"shares": "many"}}`: "resources.cpu.shares: a JSON string can not be a uint64",
+		`{"cpu": {"shares": 1}}`:      "linux.resources.cpu.shares: 1 is not between 2 and 262144",
+		`{"cpu": {"shares": "many"}}`: "linux.resources.cpu.shares: a JSON string can not be a uint64",
 	} {
 		_, err := ParseResources([]byte(in))
 		assert.EqualError(t, err, want)

@@ -242,7 +242,7 @@ func (w *World) parents() []string {
 		"/run/nexcage", "/run/nexcage/" + w.Namespace, "/run/nexcage/.engines", "/run/nexcage/.ids", "/run/nexcage/.engines/usr-bin-crun.json", "/run/nexcage/.lxc", "/run/nexcage/.lxc/" + w.Namespace, "/run/nexcage/crun",
 		"/run/nexcage/crun/" + w.Namespace, "/run/lxc", "/run/lxc/lock",
 		"/run/lxc/lock/run", "/run/lxc/lock/run/nexcage", "/run/lxc/lock/run/nexcage/.lxc", "/run/lxc/lock/run/nexcage/.lxc/" + w.Namespace,
-		"/run/nexcage/.pve", "/run/nexcage/.pve/last-vmid", "/run/nexcage/.pve/" + w.Namespace,
+		"/run/nexcage/.pve", "/run/nexcage/.pve/last-vmid", "/run/nexcage/.pve/version", "/run/nexcage/.pve/.unwritten", "/run/nexcage/.pve/" + w.Namespace,
 		"/run/lxc/lock/var", "/run/lxc/lock/var/lib", "/run/lxc/lock/var/lib/lxc",
 		"/run/lxc/run", "/run/lxc/run/nexcage", "/run/lxc/run/nexcage/.lxc", "/run/lxc/run/nexcage/.lxc/" + w.Namespace, // of lxc-monitord's FIFO
 		w.FIFODir(), filepath.Join(w.Dir, "s"),

@@ -262,3 +262,22 @@ func TestRemoveNamesTheProcessesThatStay(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.ErrorContains(t, err, fmt.Sprintf("processes [%d] are in it", cmd.Process.Pid))
 }
+
+func TestRemoveEmptyLeavesGroupsThatAreInUse(t *testing.T) {
+	both(t, func(t *testing.T, h *host) {
+		g := newGroup(t, h)
+		path := strings.TrimPrefix(g.places[0].dir, g.places[0].mount)
+		cmd := start(t, g, "read forever")
+		require.NoError(t, h.removeEmpty(path))
+		for _, dir := range g.Dirs() {
+			assert.DirExists(t, dir)
+		}
+		require.NoError(t, cmd.Process.Kill())
+		assert.Error(t, cmd.Wait())
+		require.NoError(t, h.removeEmpty(path))
+		for _, dir := range g.Dirs() {
+			assert.NoDirExists(t, dir)
+		}
+		require.NoError(t, h.removeEmpty(path), "again")
+	})
+}

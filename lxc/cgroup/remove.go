@@ -33,6 +33,27 @@ func Remove(dirs []string) error {
 	return errors.Join(errs...)
 }
 
+// RemoveEmpty removes the group at a path as Path returns it, in every hierarchy
+// where it is and has neither processes nor groups.
+func RemoveEmpty(path string) error {
+	h, err := thisHost()
+	if err != nil {
+		return err
+	}
+	return h.removeEmpty(path)
+}
+
+func (h *host) removeEmpty(path string) error {
+	var errs []error
+	for _, v := range h.all() {
+		dir := filepath.Join(v.mount, path)
+		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
+			errs = append(errs, &os.PathError{Op: "rmdir", Path: dir, Err: err})
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // removeTree removes the groups below first: the kernel wants it so.
 func removeTree(ctx context.Context, dir string) error {
 	// Most groups have no other below, and are empty.

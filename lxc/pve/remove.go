@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+
+	"github.com/cageforge/containerd-shim-nexcage/lxc/cgroup"
 )
 
 // Remove removes a CT, whose lxc.include must be the file given; it is ended
@@ -45,11 +47,28 @@ func (n *Node) remove(ctx context.Context, vmid int, conf *Conf) error {
 	if err := n.stop(ctx, vmid); err != nil {
 		return err
 	}
-	path := n.confPath(vmid)
-	if err := errors.Join(removeIfThere(path+temporarySuffix), removeIfThere(path)); err != nil {
-		return fmt.Errorf("remove the configuration of CT %d: %w", vmid, clusterError(err))
+	if err := n.removeConf(vmid); err != nil {
+		return err
 	}
-	return n.sweep(vmid)
+	// The CT is gone. Its VMID is not given again while something is left.
+	if err := n.sweep(vmid); err != nil {
+		log.G(ctx).WithError(err).WithField("vmid", vmid).Warn("files of a CT are left")
+	}
+	return nil
+}
+
+// removeConf fails with ErrUnavailable, whatever the cluster's file system
+// says: that is not the container's fault, and gc tries again.
+func (n *Node) removeConf(vmid int) error {
+	path := n.confPath(vmid)
+	err := errors.Join(removeIfThere(path+temporarySuffix), removeIfThere(path))
+	if err == nil {
+		return nil
+	}
+	if err = clusterError(err); !errors.Is(err, errdefs.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
+	}
+	return fmt.Errorf("remove the configuration of CT %d: %w", vmid, err)
 }
 
 // lxcLock is the file that liblxc locks a container by (lxclock.c).
@@ -80,6 +99,9 @@ func (n *Node) sweep(vmid int) error {
 	var errs []error
 	for _, p := range append(paths, dir) {
 		errs = append(errs, removeIfThere(p))
+	}
+	for _, group := range []string{"lxc/" + id + "/ns", "lxc/" + id, "lxc.monitor/" + id} { // of an LXC that was killed
+		errs = append(errs, cgroup.RemoveEmpty(group))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("files of CT %d: %w", vmid, err)
@@ -138,11 +160,11 @@ func (n *Node) removeLeftover(ctx context.Context, c *Config) error {
 // the directory of the container that the CT was made for. What can not be
 // removed is in the error, and the others are removed nevertheless.
 func (n *Node) GC(ctx context.Context, inUse func(stateDir string, vmid int) bool) (removed []int, err error) {
+	errs := []error{n.collectUnwritten(ctx)}
 	ids, err := n.CTs()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(append(errs, err)...)
 	}
-	var errs []error
 	for _, vmid := range ids {
 		done, err := n.collect(ctx, vmid, inUse)
 		if err != nil {

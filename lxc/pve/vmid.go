@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -24,6 +25,9 @@ const (
 	MaxVMID = 999999999
 )
 
+// lockTimeout is how long Proxmox's tools wait for the lock of a configuration.
+const lockTimeout = 10 * time.Second
+
 // reserve makes the configuration of a new CT under a VMID that is free in the
 // whole cluster: fixed, or the next one of the range if that is 0. conf makes the content for a
 // VMID. Proxmox's lock of the configuration is held when it returns: nobody
@@ -33,6 +37,8 @@ const (
 // range is, ErrUnavailable without quorum.
 func (n *Node) reserve(ctx context.Context, fixed int, r Range, conf func(vmid int) ([]byte, error)) (int, *lock, error) {
 	if fixed != 0 {
+		ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+		defer cancel()
 		l, err := n.lock(ctx, fixed)
 		if err != nil {
 			return 0, nil, err
@@ -105,16 +111,24 @@ func (n *Node) claim(l *lock, vmid int, conf func(int) ([]byte, error)) (retErr 
 	if err != nil {
 		return err
 	}
+	if err := n.announce(vmid); err != nil {
+		return err
+	}
 	path := n.confPath(vmid)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
 	if err != nil {
-		return fmt.Errorf("reserve VMID %d: %w", vmid, clusterError(err))
+		return errors.Join(fmt.Errorf("reserve VMID %d: %w", vmid, clusterError(err)), n.settle(vmid))
 	}
 	_, err = f.Write(text) // one write: each is a message to the cluster
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write the configuration of CT %d: %w", vmid, clusterError(errors.Join(err, os.Remove(path))))
+	if err = errors.Join(err, f.Close()); err == nil {
+		return n.settle(vmid)
 	}
-	return nil
+	if rerr := os.Remove(path); rerr != nil {
+		err = errors.Join(err, rerr) // gc removes it
+	} else {
+		err = errors.Join(err, n.settle(vmid))
+	}
+	return fmt.Errorf("write the configuration of CT %d: %w", vmid, clusterError(err))
 }
 
 // used are the VMIDs of the cluster, of containers and machines.

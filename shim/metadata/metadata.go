@@ -2,18 +2,16 @@
 // is not told: its image and its labels. It is for what people are shown;
 // nothing depends on the answer.
 //
-// The one call is made by hand, over HTTP/2 (RFC 9113) as gRPC has it: the shim
-// is built without gRPC's library, whose size every shim would pay for.
+// The one call goes over net/http's HTTP/2: the shim is built without gRPC's
+// library, whose size every shim would pay for.
 package metadata
 
 import (
 	"context"
 	"fmt"
-	"net"
 	"strings"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
-	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -26,7 +24,7 @@ type Container struct {
 const getContainer = "/containerd.services.containers.v1.Containers/Get"
 
 // Get asks the containerd at address, the path of its gRPC socket, for a
-// container. ctx must have a deadline.
+// container.
 func Get(ctx context.Context, address, namespace, id string) (*Container, error) {
 	request, err := proto.Marshal(&containersapi.GetContainerRequest{ID: id})
 	if err != nil {
@@ -41,24 +39,4 @@ func Get(ctx context.Context, address, namespace, id string) (*Container, error)
 		return nil, fmt.Errorf("containerd's answer about container %s: %w", id, err)
 	}
 	return &Container{Image: r.GetContainer().GetImage(), Labels: r.GetContainer().GetLabels()}, nil
-}
-
-// call makes a unary call on a connection of its own.
-func call(ctx context.Context, socket, namespace, method string, request []byte) ([]byte, error) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return nil, fmt.Errorf("a call without deadline: %w", errdefs.ErrInvalidArgument)
-	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(deadline); err != nil {
-		return nil, err
-	}
-	if _, err := conn.Write(opening(namespace, method, request)); err != nil {
-		return nil, err
-	}
-	return newStream(conn).answer()
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,13 +17,18 @@ import (
 
 // Fault makes a command fail, or be slow.
 type Fault struct {
-	Command string `json:"command"`         // its first words, such as "pct start"; hooks are "hook pre-start"
+	// Command are its first words, such as "pct start". Hooks are "hook pre-start";
+	// what is done to files of the cluster is "pmxcfs create", "pmxcfs write", "pmxcfs rename"
+	// and "pmxcfs unlink", with the path.
+	Command string `json:"command"`
 	Times   int    `json:"times,omitempty"` // how often; 0: always
 	DelayMS int    `json:"delay_ms,omitempty"`
+	Hold    string `json:"hold,omitempty"` // a FIFO: it hangs until somebody opens that for writing
 	Stdout  string `json:"stdout,omitempty"`
 	Stderr  string `json:"stderr,omitempty"`
 	RC      int    `json:"rc,omitempty"`
 	Kill    string `json:"kill,omitempty"`  // SIGKILL: before, middle, after; parent: pct, while its worker works on
+	Errno   int    `json:"errno,omitempty"` // of pmxcfs
 	Gate    string `json:"gate,omitempty"`  // a FIFO: in the middle, wait until who has opened it for writing closes it
 	Error   string `json:"error,omitempty"` // a recorded error by name: no-quorum, locked, lock-timeout, storage-full, exists, no-conf, start-failed, no-pid
 }
@@ -93,6 +99,20 @@ func TakeFault(command []string) (fault *Fault, err error) {
 	return fault, err
 }
 
+// ClusterFault lets the fault of an operation of the cluster file system take place:
+// 0 if there is none.
+func ClusterFault(operation, path string) syscall.Errno {
+	f, err := TakeFault([]string{"pmxcfs", operation, path})
+	if err != nil {
+		return syscall.EIO
+	}
+	if f == nil {
+		return 0
+	}
+	time.Sleep(time.Duration(f.DelayMS) * time.Millisecond)
+	return syscall.Errno(f.Errno)
+}
+
 // LogCall records a call.
 func LogCall(c Call) error {
 	data, err := json.Marshal(c)
@@ -120,6 +140,13 @@ func Begin(command []string) error {
 	current = f
 	if f.DelayMS > 0 {
 		time.Sleep(time.Duration(f.DelayMS) * time.Millisecond)
+	}
+	if f.Hold != "" {
+		hold, err := os.Open(f.Hold)
+		if err != nil {
+			return err
+		}
+		_ = hold.Close() // nothing was read
 	}
 	if f.Kill == "before" {
 		die()

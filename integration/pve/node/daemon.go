@@ -27,7 +27,7 @@ import (
 // standard input.
 func Daemon() error {
 	d := &daemon{units: map[int]*unit{}}
-	cluster, err := pmxcfs.Mount(host.EtcPVE, host.Node(), host.Quorate)
+	cluster, err := pmxcfs.Mount(host.EtcPVE, host.Node(), host.Quorate, host.ClusterFault)
 	if err != nil {
 		return err
 	}

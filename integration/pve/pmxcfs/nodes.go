@@ -128,9 +128,12 @@ func (d *dir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 }
 
 func (d *dir) Create(ctx context.Context, name string, flags, _ uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
+	path := d.path + "/" + name
+	if errno := d.fs.fault("create", path); errno != 0 {
+		return nil, nil, 0, errno
+	}
 	d.fs.mu.Lock()
 	defer d.fs.mu.Unlock()
-	path := d.path + "/" + name
 	if errno := d.fs.mayChange(); errno != 0 {
 		return nil, nil, 0, errno
 	}
@@ -168,6 +171,9 @@ func (d *dir) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.EntryO
 }
 
 func (d *dir) Unlink(_ context.Context, name string) syscall.Errno {
+	if errno := d.fs.fault("unlink", d.path+"/"+name); errno != 0 {
+		return errno
+	}
 	return d.remove(name, false)
 }
 
@@ -205,6 +211,9 @@ func (d *dir) remove(name string, wantDir bool) syscall.Errno {
 }
 
 func (d *dir) Rename(ctx context.Context, name string, to fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
+	if errno := d.fs.fault("rename", d.path+"/"+name); errno != 0 {
+		return errno
+	}
 	d.fs.mu.Lock()
 	defer d.fs.mu.Unlock()
 	target, ok := to.(*dir)
@@ -329,6 +338,9 @@ func slice(data []byte, n int, off int64) []byte {
 func (f *file) Write(_ context.Context, _ fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
+	if errno := f.fs.fault("write", f.path); errno != 0 {
+		return 0, errno
+	}
 	if end := int(off) + len(data); end > len(f.data) {
 		if errno := f.resize(end); errno != 0 {
 			return 0, errno

@@ -34,6 +34,7 @@ const wwwData = 33
 type FS struct {
 	node    string
 	quorate func() bool
+	fault   func(operation, path string) syscall.Errno
 	server  *fuse.Server
 
 	mu      sync.Mutex
@@ -42,9 +43,9 @@ type FS struct {
 }
 
 // Mount mounts the file system of a one-node cluster. quorate is asked before
-// everything that changes it.
-func Mount(at, node string, quorate func() bool) (*FS, error) {
-	f := &FS{node: node, quorate: quorate, version: 1}
+// everything that changes it; fault, before files are changed, fails that unless it is 0.
+func Mount(at, node string, quorate func() bool, fault func(operation, path string) syscall.Errno) (*FS, error) {
+	f := &FS{node: node, quorate: quorate, fault: fault, version: 1}
 	f.root = newDir(f, "")
 	f.skeleton()
 	zero := time.Duration(0)

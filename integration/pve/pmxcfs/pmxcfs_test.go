@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -24,7 +25,7 @@ func mount(t *testing.T) (dir string, setQuorum func(bool)) {
 	t.Helper()
 	dir = t.TempDir()
 	var none atomic.Bool
-	f, err := pmxcfs.Mount(dir, "vm", func() bool { return !none.Load() })
+	f, err := pmxcfs.Mount(dir, "vm", func() bool { return !none.Load() }, func(string, string) syscall.Errno { return 0 })
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, f.Unmount()) })
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "nodes", "other"), 0o755))
