@@ -59,8 +59,8 @@ func isNamespace(path string, flag int) error {
 }
 
 // ownCgroupNamespace is the shim's, for a container that has none of its own:
-// where LXC makes the group and joins another namespace, it makes a cgroup
-// namespace as well (seen with LXC 5.0.2). Not /proc/self: the first thread may be one that
+// where LXC joins another namespace, it makes a cgroup namespace as well (seen
+// with LXC 5.0.2 and 6.0.4), whose root is lxc-start's group. Not /proc/self: the first thread may be one that
 // has joined a container's namespaces.
 const ownCgroupNamespace = "/proc/thread-self/ns/cgroup"
 
@@ -109,9 +109,10 @@ func (c *creation) enterNamespaces(ctx context.Context) error {
 }
 
 // strayedCgroupNamespace says whether the helper has left the shim's cgroup
-// namespace. From a user namespace there is no way back.
+// namespace, and is to go back. From a user namespace there is no way: there a
+// container whose groups are LXC's would see the wrong ones.
 func (c *creation) strayedCgroupNamespace() (bool, error) {
-	if !c.request.Host.MakesGroup() {
+	if !c.joinsNamespaces() {
 		return false, nil
 	}
 	own, err := os.Stat(ownCgroupNamespace)
@@ -122,11 +123,24 @@ func (c *creation) strayedCgroupNamespace() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	strayed := !os.SameFile(own, its)
-	if strayed && c.plan.UserNamespace() {
-		return false, fmt.Errorf(`a "cgroup" namespace is needed: LXC makes one on Proxmox VE for a container that joins namespaces, and a user namespace does not let it go back: %w`, errdefs.ErrNotImplemented)
+	switch {
+	case os.SameFile(own, its):
+		return false, nil
+	case !c.plan.UserNamespace():
+		return true, nil
+	case !c.request.Host.MakesGroup():
+		return false, nil
 	}
-	return strayed, nil
+	return false, fmt.Errorf(`a "cgroup" namespace is needed: LXC makes one on Proxmox VE for a container that joins namespaces, and a user namespace does not let it go back: %w`, errdefs.ErrNotImplemented)
+}
+
+func (c *creation) joinsNamespaces() bool {
+	for _, ns := range c.plan.Namespaces {
+		if ns.Path != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // enterTime sets the offsets of the time namespace that the helper has made,

@@ -15,7 +15,7 @@ var distributed = map[string]string{"bookworm": "1.6", "trixie": "1.7"}
 var toolDirs = map[string]string{"1.7": "tools/1.7", "1.6": "tools/1.6/usr/bin"}
 
 // stage lays out what the guest gets on its second disk: the build, this
-// program, compiled tests, containerd 2.4, and links to the distribution's own containerd in
+// program, compiled tests and their data, containerd 2.4, and links to the distribution's own containerd in
 // the place of those that `make tools` provides.
 func stage(bin, distribution string) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "nxvm-share-")
@@ -33,6 +33,9 @@ func stage(bin, distribution string) (_ string, err error) {
 			return "", err
 		}
 		for _, f := range found {
+			if filepath.Ext(f) == ".log" {
+				continue // of a test before
+			}
 			if err := link(f, filepath.Join(dir, f[len(bin):])); err != nil {
 				return "", err
 			}
@@ -41,7 +44,35 @@ func stage(bin, distribution string) (_ string, err error) {
 	if err := link(executable(), filepath.Join(dir, "vm")); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}
+	if err := stageData(filepath.Dir(bin), dir); err != nil {
+		return "", err
+	}
 	return dir, systemTools(dir, distribution)
+}
+
+// workDir is where tests run: their package's directory, as to testdata.
+const workDir = "integration"
+
+// stageData lays out the testdata of the modules' packages as they have it.
+func stageData(source, dir string) error {
+	if err := os.MkdirAll(filepath.Join(dir, workDir), 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"oci/testdata", "integration/testdata"} {
+		err := filepath.WalkDir(filepath.Join(source, name), func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) || err == nil && d.IsDir() {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return link(path, filepath.Join(dir, path[len(source):]))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // link puts a regular file into the tree; directories are not followed.

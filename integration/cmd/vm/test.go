@@ -86,7 +86,7 @@ func (one suite) command(env []string) vm.Command {
 	if one.host == pve {
 		env = append(env, "NEXCAGE_SESSION=guest", "NEXCAGE_TEST_NODE="+proxmoxOf[one.distribution]+"/"+one.containerd)
 	}
-	return vm.Command{Args: argv, Env: env, Dir: "/", Timeout: one.timeout}
+	return vm.Command{Args: argv, Env: env, Dir: vm.Share + "/" + workDir, Timeout: one.timeout}
 }
 
 // proxmoxOf is the version of Proxmox VE that is a distribution underneath.
