@@ -251,7 +251,7 @@ func TestVolumeHasTheImage(t *testing.T) {
 	logged(t, w)
 	templates(t, w, linkedStorage)
 	leaveOnlyTemplates(t, w)
-	list := oci.WithProcessArgs("sh", "-c", `find / -xdev | sort | while read f; do echo "$f $(stat -c '%F %a %u %g %h %t:%T %s %Y' "$f") $(readlink "$f") $(test -f "$f" && sha256sum <"$f")"; done`)
+	list := oci.WithProcessArgs("sh", "-c", `find / -xdev | sort | xargs stat -c "%N %F %a %u %g %h %t:%T %s %Y"; find / -xdev -type f | sort | xargs sha256sum`)
 	listing := func(rt harness.Runtime) string {
 		c, err := w.NewContainer(within(t, time.Minute), rt, containerID("files"), harness.Image, list)
 		require.NoError(t, err)

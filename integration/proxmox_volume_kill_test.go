@@ -2,6 +2,7 @@ package integration
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
@@ -113,6 +115,33 @@ func awaitPct(t *testing.T) {
 		require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
 		require.NoError(t, f.Close())
 	}
+}
+
+// Proxmox locks what it clones: creates of one image wait for each other, and a
+// lock that a killed pct has left is no hindrance.
+func TestClonesOfOneTemplateTakeTurns(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	template := templates(t, w, linkedStorage)[0]
+	leaveOnlyTemplates(t, w)
+	path := barrier(t, w, "pct clone")
+	ctx := within(t, time.Minute)
+	g := errgroup.Group{}
+	for i := range 3 {
+		g.Go(func() error {
+			return wholeLife(ctx, w, harness.Volume(linkedStorage), containerID(fmt.Sprint("turn-", i)))
+		})
+	}
+	pct, err := os.OpenFile(path, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	assert.Contains(t, confText(t, host.ConfPath(template)), "lock: disk\n")
+	require.NoError(t, pct.Close())
+	require.NoError(t, g.Wait())
+
+	require.NoError(t, w.Node.SetFaults(host.Fault{Command: "pct clone", Kill: "middle", Times: 1}))
+	require.Error(t, wholeLife(ctx, w, harness.Volume(linkedStorage), containerID("turn-killed")))
+	require.Contains(t, confText(t, host.ConfPath(template)), "lock: disk\n")
+	require.NoError(t, wholeLife(ctx, w, harness.Volume(linkedStorage), containerID("turn-next")))
 }
 
 // A shim that is killed while pct makes the volume leaves what is never used: the next

@@ -24,7 +24,8 @@ import (
 func (v *Volumes) discard(ctx context.Context, g *guard, vmid int, token string, complete func(*Conf) bool) error {
 	conf, err := v.Node.conf(vmid)
 	if errors.Is(err, errdefs.ErrNotFound) {
-		return v.sweep(vmid)
+		v.sweep(ctx, vmid)
+		return nil
 	}
 	if err != nil {
 		return err
@@ -46,7 +47,8 @@ func (v *Volumes) discard(ctx context.Context, g *guard, vmid int, token string,
 	if err := client.Destroy(ctx, vmid); err != nil {
 		return err
 	}
-	return v.sweep(vmid)
+	v.sweep(ctx, vmid)
+	return nil
 }
 
 // isPlaceholder says whether a configuration is what pct reserves a VMID with.
@@ -167,7 +169,7 @@ func (v *Volumes) collectVolume(ctx context.Context, vmid int, s Sweep) (bool, e
 		err = errdefs.ErrNotFound
 	}
 	if errors.Is(err, errdefs.ErrNotFound) { // removed by somebody else
-		return false, errors.Join(v.forget(h), g.drop())
+		return false, errors.Join(v.forget(ctx, h), g.drop())
 	}
 	if err != nil {
 		return false, err
@@ -270,5 +272,8 @@ func (n *Node) Release(ctx context.Context, vmid int, include string) error {
 	if conf.include() != include {
 		return nil
 	}
-	return n.stop(ctx, vmid)
+	if err := n.stop(ctx, vmid); err != nil {
+		return err
+	}
+	return removeGroups(vmid)
 }

@@ -100,13 +100,20 @@ func (n *Node) sweep(vmid int) error {
 	for _, p := range append(paths, dir) {
 		errs = append(errs, removeIfThere(p))
 	}
-	for _, group := range []string{"lxc/" + id + "/ns", "lxc/" + id, "lxc.monitor/" + id} { // of an LXC that was killed
-		errs = append(errs, cgroup.RemoveEmpty(group))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, removeGroups(vmid))...); err != nil {
 		return fmt.Errorf("files of CT %d: %w", vmid, err)
 	}
 	return nil
+}
+
+// removeGroups removes the control groups that an LXC which was killed leaves.
+func removeGroups(vmid int) error {
+	id := strconv.Itoa(vmid)
+	var errs []error
+	for _, group := range []string{"lxc/" + id + "/ns", "lxc/" + id, "lxc.monitor/" + id} {
+		errs = append(errs, cgroup.RemoveEmpty(group))
+	}
+	return errors.Join(errs...)
 }
 
 // mark notes which CT a container has, until the next reboot, so that what is

@@ -63,7 +63,7 @@ func (v *Volumes) take(ctx context.Context, c *Config, h *Held, img Image) (*Hel
 		return h, err
 	}
 	log.G(ctx).WithError(err).WithField("vmid", h.VMID).Warn("the container's CT was removed by somebody else: it begins again with its image")
-	if err := v.forget(h); err != nil {
+	if err := v.forget(ctx, h); err != nil {
 		return nil, err
 	}
 	return v.clone(ctx, c, h.Snapshot, img)
@@ -71,18 +71,21 @@ func (v *Volumes) take(ctx context.Context, c *Config, h *Held, img Image) (*Hel
 
 // forget removes the record of a CT that is not there any more, and what pct
 // left of it.
-func (v *Volumes) forget(h *Held) error {
-	return errors.Join(removeRecord(v.heldPath(h.VMID)), v.sweep(h.VMID))
+func (v *Volumes) forget(ctx context.Context, h *Held) error {
+	v.sweep(ctx, h.VMID)
+	return removeRecord(v.heldPath(h.VMID))
 }
 
 // sweep removes the files that pct leaves of a CT, if nobody in the cluster has
 // its VMID again.
-func (v *Volumes) sweep(vmid int) error {
+func (v *Volumes) sweep(ctx context.Context, vmid int) {
 	used, err := v.Node.used()
-	if err != nil || used[vmid] {
-		return err
+	if err == nil && !used[vmid] {
+		err = v.Node.sweep(vmid)
 	}
-	return v.Node.sweep(vmid)
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("vmid", vmid).Warn("files of a CT are left")
+	}
 }
 
 // isIn says whether a configuration is that of the container's CT.
@@ -135,7 +138,7 @@ func (v *Volumes) cloneTo(ctx context.Context, c *Config, t *Template, h *Held, 
 			v.afterFailure(ctx, g, func(ctx context.Context, g *guard) error { return v.dropClone(ctx, h, g) })
 		}
 	}()
-	err = v.pctClone(ctx, t, h, v.Client.holding(g, used))
+	err = v.pctClone(ctx, t, h, g, used)
 	if errors.Is(err, errdefs.ErrAlreadyExists) {
 		// Then what is there is not ours, however it looks.
 		return errors.Join(err, removeRecord(path))
@@ -151,8 +154,25 @@ func (v *Volumes) cloneTo(ctx context.Context, c *Config, t *Template, h *Held, 
 }
 
 // pctClone clones the template, without a copy where the storage can.
-func (v *Volumes) pctClone(ctx context.Context, t *Template, h *Held, client *Client) error {
-	err := client.Clone(ctx, t.VMID, h.VMID, CloneOptions{Full: t.Full, Hostname: h.Token})
+func (v *Volumes) pctClone(ctx context.Context, t *Template, h *Held, guards ...*guard) (retErr error) {
+	turn, err := v.takeTurn(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer turn.release()
+	client := v.Client.holding(append(guards, turn)...)
+	if err := v.unlock(ctx, t, turn, client); err != nil {
+		return err
+	}
+	if _, err := turn.f.WriteAt([]byte("pct clone\n"), 0); err != nil {
+		return err
+	}
+	defer func() {
+		if retErr == nil {
+			retErr = turn.f.Truncate(0)
+		}
+	}()
+	err = client.Clone(ctx, t.VMID, h.VMID, CloneOptions{Full: t.Full, Hostname: h.Token})
 	if !errors.Is(err, errNoLinkedClone) {
 		return err
 	}
@@ -161,6 +181,26 @@ func (v *Volumes) pctClone(ctx context.Context, t *Template, h *Held, client *Cl
 		return err
 	}
 	return client.Clone(ctx, t.VMID, h.VMID, CloneOptions{Full: true, Hostname: h.Token})
+}
+
+// takeTurn waits until no other clone of the template is made: Proxmox locks
+// what it clones, and refuses a second one.
+func (v *Volumes) takeTurn(ctx context.Context, t *Template) (*guard, error) {
+	return v.guard(ctx, v.templatePath(t.name())+".clone", unix.LOCK_EX)
+}
+
+// unlock removes the lock that a clone of ours has left on the template, whose pct was
+// killed: its turn is not marked as done.
+func (v *Volumes) unlock(ctx context.Context, t *Template, turn *guard, client *Client) error {
+	st, err := turn.f.Stat()
+	if err != nil || st.Size() == 0 {
+		return err
+	}
+	conf, err := v.Node.conf(t.VMID)
+	if err != nil || conf.Get("lock") != "disk" {
+		return err
+	}
+	return client.Unlock(ctx, t.VMID)
 }
 
 // isClone says whether a configuration is that of the clone that is being made.
@@ -173,7 +213,9 @@ func (h *Held) isClone(conf *Conf) bool {
 // if there is no such CT.
 func (v *Volumes) configure(ctx context.Context, c *Config, h *Held, ours func(*Conf) bool) error {
 	n := v.Node
-	l, err := n.lock(ctx, h.VMID)
+	locking, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	l, err := n.lock(locking, h.VMID)
 	if err != nil {
 		return err
 	}

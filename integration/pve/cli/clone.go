@@ -69,11 +69,45 @@ func clone(p *call) error {
 	if err != nil {
 		return err
 	}
-	return host.Locked(p.vmid, host.LockTimeout, func() error {
-		c, err := host.Load(p.vmid)
+	c, err := lockSource(p.vmid)
+	if err != nil {
+		return err
+	}
+	err = cloneAs(p, c, newid)
+	return errors.Join(err, unlockSource(p.vmid))
+}
+
+// lockSource keeps a container from being changed while it is cloned.
+func lockSource(vmid int) (*ctconf.Conf, error) {
+	var c *ctconf.Conf
+	err := host.Locked(vmid, host.LockTimeout, func() (err error) {
+		if c, err = host.Load(vmid); err != nil {
+			return err
+		}
+		if err := host.CheckLock(c); err != nil {
+			return err
+		}
+		locked := *c
+		locked.Section = c.Section.Clone()
+		locked.Props["lock"] = "disk"
+		return host.Write(vmid, &locked)
+	})
+	return c, err
+}
+
+func unlockSource(vmid int) error {
+	return host.Locked(vmid, host.LockTimeout, func() error {
+		c, err := host.Load(vmid)
 		if err != nil {
 			return err
 		}
+		delete(c.Props, "lock")
+		return host.Write(vmid, c)
+	})
+}
+
+func cloneAs(p *call, c *ctconf.Conf, newid int) error {
+	return host.Locked(newid, host.LockTimeout, func() error {
 		placeholder := ctconf.New()
 		placeholder.Props["lock"] = "create"
 		if err := host.Create(newid, placeholder); err != nil {
