@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -122,6 +123,8 @@ func TestAnIDWhoseDeletionFailedCanBeUsedAgain(t *testing.T) {
 		require.NoError(t, os.Rename(filepath.Join(bundle, "nexcage"), filepath.Join(bundle, "lost")), "the delete verb's way to the record")
 		murder(t, shims(t)[s.ID])
 		s.awaitEvent("delete 137")
+		// containerd forgets the task a little after it has said so.
+		require.Eventually(t, func() bool { _, err := s.State(s.ctx, ""); return errdefs.IsNotFound(err) }, slow(10*time.Second), time.Millisecond)
 		require.DirExists(t, filepath.Join("/run/nexcage", w.Namespace, s.ID))
 
 		s.log = nil

@@ -64,7 +64,8 @@ var lasting = []string{"sh", "-c", "echo runs; exec sleep 1000"}
 // shown is a row's container.
 type shown struct {
 	*script
-	dir string // of the row's own on the host
+	dir     string // of the row's own on the host
+	backend string // as Runtime has it once the container is there
 }
 
 // runRows runs a table with both backends.
@@ -142,7 +143,7 @@ func (r row) container(t *testing.T, w *place, rt harness.Runtime) *shown {
 	if args == nil {
 		args = lasting
 	}
-	x := &shown{script: &script{t: t, ctx: ctx, place: w, stdio: &harness.Stdio{}}, dir: t.TempDir()}
+	x := &shown{script: &script{t: t, ctx: ctx, place: w, stdio: &harness.Stdio{}}, dir: t.TempDir(), backend: rt.Backend}
 	require.NoError(t, os.Chmod(x.dir, 0o755))
 	change := func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
 		if r.spec != nil {

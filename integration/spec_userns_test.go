@@ -113,7 +113,7 @@ var usernsRows = []row{
 			mapped(s)
 			dropNamespace(s, specs.PIDNamespace)
 			s.Mounts[0] = specs.Mount{Destination: "/proc", Type: "bind", Source: "/proc", Options: []string{"rbind", "nosuid", "nodev", "noexec"}}
-			if x.Runtime.Backend == "crun" {
+			if x.backend == "crun" {
 				// crun 1.8.1 opens the host's /proc outside of the container: where
 				// that is shared, as under systemd, what covers paths below it
 				// covers the host's as well.
