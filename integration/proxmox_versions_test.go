@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"os"
 	"testing"
 	"time"
@@ -17,7 +18,10 @@ import (
 // them lacks is named.
 func TestVersionsOfProxmox(t *testing.T) {
 	w := proxmox(t)
-	t.Cleanup(func() { assert.NoError(t, w.Node.SetVersion(ctconf.PVE91)) })
+	former := w.Node.Version()
+	t.Cleanup(func() {
+		assert.NoError(t, errors.Join(w.Node.SetVersion(former), os.RemoveAll("/run/nexcage/.pve/version")))
+	})
 	rt := harness.LXC()
 	rt.Options = harness.Config("[lxc]\nallowed_annotations = ['io.nexcage.pve.net0']\n[lxc.pve]\nfeatures = 'nesting=1'\n")
 	net := func(value string) oci.SpecOpts {
@@ -29,9 +33,7 @@ func TestVersionsOfProxmox(t *testing.T) {
 			noGuestLeft(t)
 			logged(t, w)
 			require.NoError(t, w.Node.SetVersion(v))
-			if err := os.Remove("/run/nexcage/.pve/version"); err != nil {
-				require.ErrorIs(t, err, os.ErrNotExist)
-			}
+			require.NoError(t, os.RemoveAll("/run/nexcage/.pve/version"))
 			require.NoError(t, wholeLife(within(t, time.Minute), w, harness.LXC(), containerID("version")))
 			s := started(t, newScriptSpec(t, w, rt, "net", []oci.SpecOpts{net("ip=10.9.0.78/24"), oci.WithMemoryLimit(64 << 20)}, forever...))
 			vmid := recordedVMID(t, s)

@@ -199,7 +199,10 @@ func (n *Node) SetQuorum(yes bool) error {
 	return os.WriteFile(filepath.Join(host.Control, "quorum"), []byte(value), 0o644)
 }
 
-// SetVersion makes it a node of another version of Proxmox VE.
+// Version of Proxmox VE that it is a node of.
+func (n *Node) Version() ctconf.Version { return host.Version() }
+
+// SetVersion makes it a node of another one.
 func (n *Node) SetVersion(v ctconf.Version) error {
 	s, err := host.LoadSettings()
 	if err != nil {
