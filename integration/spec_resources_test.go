@@ -86,9 +86,9 @@ var resourceRows = []row{
 	limitRow("memory-oom-killer", "memory.disableOOMKiller", func(r *specs.LinuxResources) {
 		r.Memory = &specs.LinuxMemory{Limit: ptr(int64(96 << 20)), DisableOOMKiller: ptr(true)}
 	}, wants{"memory", "memory.oom_control", "oom_kill_disable 1", noFile, ""}).with("linux.resources.memory.disableOOMKiller", cgroupV1),
-	limitRow("memory-hierarchy", "memory.useHierarchy", func(r *specs.LinuxResources) {
+	withFlaw(upTo("1.21", "refuses it").on(cgroupV2), limitRow("memory-hierarchy", "memory.useHierarchy", func(r *specs.LinuxResources) {
 		r.Memory = &specs.LinuxMemory{UseHierarchy: ptr(true)}
-	}, wants{"memory", "memory.use_hierarchy", "1", "memory.max", "max"}),
+	}, wants{"memory", "memory.use_hierarchy", "1", "memory.max", "max"})),
 	{
 		name: "memory-kernel", fields: []string{"linux.resources.memory.kernel"}, refused: "linux.resources.memory.kernel",
 		flaw: upTo("1.21", "writes it where the kernel ignores it"),
@@ -108,9 +108,9 @@ var resourceRows = []row{
 			assert.Equal(x.t, "0", x.inside("sh", "-c", "echo $?")[:1])
 		},
 	},
-	limitRow("cpu-shares", "cpu.shares", func(r *specs.LinuxResources) {
+	withFlaw(upTo("1.21", "has an older curve of weights").on(cgroupV2), limitRow("cpu-shares", "cpu.shares", func(r *specs.LinuxResources) {
 		r.CPU = &specs.LinuxCPU{Shares: ptr(uint64(512))}
-	}, wants{"cpu", "cpu.shares", "512", "cpu.weight", "59"}),
+	}, wants{"cpu", "cpu.shares", "512", "cpu.weight", "59"})),
 	limitRow("cpu-quota", "cpu.quota", func(r *specs.LinuxResources) {
 		r.CPU = &specs.LinuxCPU{Quota: ptr(int64(30000))}
 	}, wants{"cpu", "cpu.cfs_quota_us", "30000", "cpu.max", "30000 100000"}),
@@ -270,11 +270,11 @@ var blockRows = []row{
 	throttleRow("throttle-write-bps", "throttleWriteBpsDevice", "blkio.throttle.write_bps_device", "wbps", func(b *specs.LinuxBlockIO) *[]specs.LinuxThrottleDevice { return &b.ThrottleWriteBpsDevice }),
 	throttleRow("throttle-read-iops", "throttleReadIOPSDevice", "blkio.throttle.read_iops_device", "riops", func(b *specs.LinuxBlockIO) *[]specs.LinuxThrottleDevice { return &b.ThrottleReadIOPSDevice }),
 	throttleRow("throttle-write-iops", "throttleWriteIOPSDevice", "blkio.throttle.write_iops_device", "wiops", func(b *specs.LinuxBlockIO) *[]specs.LinuxThrottleDevice { return &b.ThrottleWriteIOPSDevice }),
-	withFlaw(beforeBFQ(), limitRow("block-weight", "blockIO.weight", func(r *specs.LinuxResources) {
+	withFlaw(byDesign("knows only the files of v1 that came before BFQ").on(cgroupV1), limitRow("block-weight", "blockIO.weight", func(r *specs.LinuxResources) {
 		r.BlockIO = &specs.LinuxBlockIO{Weight: ptr(uint16(300))}
 	}, wants{"blkio", "blkio.bfq.weight", "300", "io.bfq.weight", "default 300"}).
 		with(lackingOnV1("linux.resources.blockIO.weight"), controllerHas("blkio/blkio.bfq.weight", "io.bfq.weight"))),
-	withFlaw(beforeBFQ(), limitRow("block-weight-of-a-device", "blockIO.weightDevice", func(r *specs.LinuxResources) {
+	withFlaw(byDesign("knows only the files of v1 that came before BFQ").on(cgroupV1), limitRow("block-weight-of-a-device", "blockIO.weightDevice", func(r *specs.LinuxResources) {
 		r.BlockIO = &specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: 7, Minor: 1}, Weight: ptr(uint16(300))}}}
 	}, wants{"blkio", "blkio.bfq.weight_device", "7:1 300", "io.bfq.weight", "7:1 300"}).
 		with("linux.resources.blockIO.weightDevice[0].weight", controllerHas("blkio/blkio.bfq.weight_device", "io.bfq.weight"), bfq)),
@@ -310,13 +310,12 @@ func throttleRow(name, field, v1, key string, list func(*specs.LinuxBlockIO) *[]
 	}
 }
 
-// beforeBFQ is about the files of v1, for which crun knows only the names of
-// earlier kernels; those of v2 it knows.
-func beforeBFQ() flaw {
-	if cgroupV2.has() {
-		return flaw{}
+// on is a flaw in one version of cgroups alone.
+func (f flaw) on(version need) flaw {
+	if version.has() {
+		return f
 	}
-	return byDesign("knows only the files of v1 that came before BFQ")
+	return flaw{}
 }
 
 // lackingOnV1 is refused with this text where v1 has no such limit; v2 has

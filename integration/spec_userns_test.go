@@ -48,7 +48,7 @@ var usernsRows = []row{
 		},
 	},
 	{
-		name: "id-mappings-overlap", fields: []string{"linux.uidMappings"}, refused: "linux.uidMappings[",
+		name: "id-mappings-overlap", fields: []string{"linux.uidMappings"}, refused: "linux.uidMappings[", flaw: upTo("1.21", leavesGroups).on(cgroupV2),
 		spec: func(_ *shown, s *specs.Spec) {
 			mapped(s)
 			s.Linux.UIDMappings[1].ContainerID = 999
