@@ -42,7 +42,7 @@ var processAttributeRows = []row{
 		},
 	},
 	{
-		name: "scheduler-deadline", crun: "1.9", needs: []need{realtime},
+		name: "scheduler-deadline", crun: "1.9", needs: []need{realtime}, flaw: upTo("1.21", "resets its affinity then, which the kernel refuses"),
 		fields: []string{"process.scheduler.runtime", "process.scheduler.deadline", "process.scheduler.period"},
 		spec:   schedule(specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 1e6, Deadline: 2e7, Period: 3e7}),
 		look: func(x *shown) {
@@ -129,7 +129,7 @@ var processAttributeRows = []row{
 		},
 	},
 	{
-		name: "time-offsets-beyond-the-clock", fields: []string{"linux.timeOffsets{}.secs"}, refused: "linux.timeOffsets", crun: "1.9",
+		name: "time-offsets-beyond-the-clock", fields: []string{"linux.timeOffsets{}.secs"}, refused: "linux.timeOffsets", crun: "1.9", flaw: upTo("1.21", leavesGroups).on(cgroupV2),
 		spec: func(_ *shown, s *specs.Spec) {
 			setNamespace(s, specs.TimeNamespace, "")
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: -1 << 40}}
@@ -163,12 +163,12 @@ var processAttributeRows = []row{
 		spec: func(_ *shown, s *specs.Spec) { s.Linux.Seccomp = notifying("/etc/passwd", "getsid") },
 	},
 	{
-		name: "apparmor-profile-enforced", looksAtExecs: true, fields: []string{"process.apparmorProfile"}, needs: []need{apparmor}, lacking: "process.apparmorProfile",
+		name: "apparmor-profile-enforced", flaw: byDesign(isConfinedItself).on(crunProfile), looksAtExecs: true, fields: []string{"process.apparmorProfile"}, needs: []need{apparmor}, lacking: "process.apparmorProfile",
 		spec: func(x *shown, s *specs.Spec) { s.Process.ApparmorProfile = x.profile() },
 		look: func(x *shown) { x.isConfined() },
 	},
 	{
-		name: "apparmor-profile-without-new-privileges", looksAtExecs: true, fields: []string{"process.apparmorProfile"}, needs: []need{apparmor}, lacking: "process.apparmorProfile",
+		name: "apparmor-profile-without-new-privileges", flaw: byDesign(isConfinedItself).on(crunProfile), looksAtExecs: true, fields: []string{"process.apparmorProfile"}, needs: []need{apparmor}, lacking: "process.apparmorProfile",
 		spec: func(x *shown, s *specs.Spec) {
 			s.Process.ApparmorProfile, s.Process.NoNewPrivileges = x.profile(), true
 			s.Process.User = specs.User{UID: 1000, GID: 1000}
@@ -181,10 +181,12 @@ var processAttributeRows = []row{
 		spec:    func(_ *shown, s *specs.Spec) { s.Process.ApparmorProfile = "nexcage-none" },
 	},
 	{
-		name: "no-apparmor-profile", fields: []string{"process.apparmorProfile"}, needs: []need{apparmor},
+		name: "no-apparmor-profile", flaw: byDesign(isConfinedItself).on(crunProfile), fields: []string{"process.apparmorProfile"}, needs: []need{apparmor},
 		args: []string{"cat", "/proc/self/attr/current"}, want: "unconfined\n",
 	},
 }
+
+const isConfinedItself = "is confined itself, by the profile that the distribution has for it"
 
 var (
 	// realtime is what a process in a control group may not do where the group

@@ -31,9 +31,11 @@ var (
 	apparmor = need{"AppArmor", func() bool { return contains("/sys/module/apparmor/parameters/enabled", "Y") }}
 	selinux  = need{"SELinux", func() bool { return exists("/sys/fs/selinux/enforce") }}
 	resctrl  = need{"resctrl", func() bool { return exists("/sys/fs/resctrl/info") }}
-	twoNodes = need{"two NUMA nodes", func() bool { return exists("/sys/devices/system/node/node1") }}
-	twoCPUs  = need{"two CPUs", func() bool { return exists("/sys/devices/system/cpu/cpu1") }}
-	swap     = need{"accounting of swap", func() bool {
+	// crunProfile is what Debian 13 confines crun by, to let it make user namespaces.
+	crunProfile = need{"an AppArmor profile for crun", func() bool { return apparmor.has() && exists("/etc/apparmor.d/crun") }}
+	twoNodes    = need{"two NUMA nodes", func() bool { return exists("/sys/devices/system/node/node1") }}
+	twoCPUs     = need{"two CPUs", func() bool { return exists("/sys/devices/system/cpu/cpu1") }}
+	swap        = need{"accounting of swap", func() bool {
 		return cgroupV2.has() || exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
 	}}
 	bfq      = need{"a disk 7:1 that BFQ schedules", func() bool { return contains("/sys/block/loop1/queue/scheduler", "[bfq]") }}
@@ -143,6 +145,14 @@ func upTo(version, what string) flaw { return flaw{what, version} }
 
 // byDesign is what crun, or the way that it is used here, does in any version.
 func byDesign(what string) flaw { return flaw{what: what} }
+
+// on is a flaw on machines that have something.
+func (f flaw) on(n need) flaw {
+	if n.has() {
+		return f
+	}
+	return flaw{}
+}
 
 // skip skips a test for a crun that has the flaw.
 func (f flaw) skip(t *testing.T, rt harness.Runtime) {

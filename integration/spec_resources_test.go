@@ -310,14 +310,6 @@ func throttleRow(name, field, v1, key string, list func(*specs.LinuxBlockIO) *[]
 	}
 }
 
-// on is a flaw in one version of cgroups alone.
-func (f flaw) on(version need) flaw {
-	if version.has() {
-		return f
-	}
-	return flaw{}
-}
-
 // lackingOnV1 is refused with this text where v1 has no such limit; v2 has
 // another file for it (io.weight).
 func lackingOnV1(text string) string {
