@@ -8,11 +8,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -209,4 +211,32 @@ func TestUnprivilegedCT(t *testing.T) {
 	assert.Equal(t, "0 200000 65536", strings.Join(strings.Fields(pct(t, w, "exec", vmid, "--", "cat", "/proc/self/uid_map")), " "))
 	pct(t, w, "set", vmid, "--memory", "96")
 	assert.Contains(t, pct(t, w, "config", vmid), "lxc.idmap: u 0 200000 65536\n")
+}
+
+// What the spec says of a container means the same for a CT. The other tables are
+// about what is built in the same way on every host.
+func TestSpecOnProxmox(t *testing.T) {
+	w := proxmox(t)
+	for name, table := range map[string][]row{
+		"process": processRows, "namespaces": namespaceRows, "hooks": slices.Concat(hookRows, failingHooks()),
+		"network-devices": netDeviceRows, "systemd": systemdRows, "resctrl": resctrlRows,
+	} {
+		t.Run(name, func(t *testing.T) { each(table)(t, w, harness.LXC()) })
+	}
+}
+
+// Where LXC makes a cgroup namespace for a container that joins a user namespace,
+// one that the spec does not ask for is an error.
+func TestJoinedUserNamespaceNeedsACgroupNamespaceOnProxmox(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	leaveNothing(t, w)
+	noGuestLeft(t)
+	sandbox := started(t, remapped(t, w, harness.Crun(), "sandbox", 200000, nil, forever...))
+	s := remapped(t, w, harness.LXC(), "joins", 200000, []oci.SpecOpts{
+		oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.UserNamespace, Path: fmt.Sprintf("/proc/%d/ns/user", sandbox.Pid)}),
+		oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", sandbox.Pid)}),
+		oci.WithHostNamespace(specs.CgroupNamespace),
+	}, forever...)
+	require.ErrorContains(t, s.Create(s.ctx, &harness.Stdio{}), `linux.namespaces: a "cgroup" namespace is needed`)
 }
