@@ -123,6 +123,31 @@ func TestTemplatesAreListedAndAge(t *testing.T) {
 	assert.Empty(t, gcVerb(t, w), "a new one is not old")
 }
 
+// A storage that has no templates has copies of a CT that is never started.
+func TestStorageWithoutTemplates(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	noTemplate(t, w)
+	faulty(t, w, host.Fault{Command: "pct template", Stderr: "Template feature is not available for 'lvm:vm-900000-disk-0'\n"})
+	before, err := w.Node.Calls()
+	require.NoError(t, err)
+	for range 2 {
+		require.NoError(t, wholeLife(within(t, time.Minute), w, harness.Volume(linkedStorage), containerID("no-templates")))
+	}
+	calls, err := w.Node.Calls()
+	require.NoError(t, err)
+	var verbs []string
+	for _, c := range calls[len(before):] {
+		if c.Argv[1] == "clone" {
+			assert.Contains(t, strings.Join(c.Argv, " "), "--full 1")
+		}
+		if c.Argv[1] != "destroy" {
+			verbs = append(verbs, c.Argv[1])
+		}
+	}
+	assert.Equal(t, []string{"restore", "template", "clone", "start", "clone", "start"}, verbs)
+}
+
 // A CT that an operator has removed is one that its container begins anew.
 func TestVolumeThatAnOperatorRemoved(t *testing.T) {
 	w := proxmox(t)

@@ -82,6 +82,7 @@ func failed(stderr string) bool {
 
 // What pct says of volumes.
 var (
+	errNoTemplate    = fmt.Errorf("the storage has no templates: %w", errdefs.ErrFailedPrecondition)
 	errNoLinkedClone = fmt.Errorf("the storage has no linked clones: %w", errdefs.ErrFailedPrecondition)
 	errInUse         = fmt.Errorf("the volume has linked clones: %w", errdefs.ErrFailedPrecondition)
 )
@@ -103,6 +104,7 @@ var classes = []struct {
 	{errdefs.ErrInvalidArgument, []string{"Parameter verification failed", "unable to parse option", "Unknown option", "not enough arguments", "invalid format", "does not support container directories"}},
 	{errdefs.ErrNotFound, []string{"' does not exist", "can't find file"}},
 	{context.DeadlineExceeded, []string{"timed out", "did not stop"}},
+	{errNoTemplate, []string{"Template feature is not available"}},
 	{errNoLinkedClone, []string{"Linked clone feature for"}},
 	{errInUse, []string{"is still in use by linked clone"}},
 	{errdefs.ErrFailedPrecondition, []string{"not running", "is running", "protection mode", "not available"}},

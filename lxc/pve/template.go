@@ -125,7 +125,7 @@ func (v *Volumes) usable(path string) (*Template, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !t.isIn(conf, v.Node.Name) || conf.Get("template") != "1" {
+	if !t.isIn(conf, v.Node.Name) || conf.Get("template") != "1" && !t.Full {
 		return nil, nil
 	}
 	return &t, nil
@@ -215,7 +215,11 @@ func (v *Volumes) makeTemplate(ctx context.Context, c *Config, t *Template, img 
 	if !t.isIn(conf, v.Node.Name) {
 		return fmt.Errorf("pct restore %d: the CT is not as the stream has it: %w", t.VMID, errdefs.ErrFailedPrecondition)
 	}
-	if err := client.Template(ctx, t.VMID); err != nil {
+	err = client.Template(ctx, t.VMID)
+	if errors.Is(err, errNoTemplate) { // a CT that nobody can start does as well
+		t.Full, err = true, nil
+	}
+	if err != nil {
 		return err
 	}
 	t.Made = true
