@@ -128,8 +128,8 @@ func (i *volumeInstance) Ready(ctx context.Context) error {
 }
 
 // Root is what Proxmox has mounted, beneath the base directory that LXC was
-// started on. LXC needs that no more: taken away there, Proxmox's own hooks find at
-// the end what they know.
+// started on. LXC needs that no more: taken away there, Proxmox's own hooks
+// find at the end what they know.
 func (i *volumeInstance) Root() (*os.File, error) {
 	monitor, err := i.record.Monitor.open()
 	if err != nil {

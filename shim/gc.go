@@ -17,8 +17,8 @@ import (
 
 // gc removes what containers have left on a Proxmox node: CTs that could not be
 // removed when their container was deleted, or that a power loss left, volumes
-// of containers that containerd has removed, and templates that nobody has used for long, or at
-// all if unused. It is for operators, and for a timer.
+// of containers that containerd has removed, and templates that nobody has used
+// for long, or at all if unused. It is for operators, and for a timer.
 func gc(ctx context.Context, stdout io.Writer, unused bool) error {
 	c, err := config.Load(config.DefaultPath)
 	if err != nil {

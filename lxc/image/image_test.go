@@ -55,6 +55,25 @@ func TestParseRefusesWhatTellsNoLayers(t *testing.T) {
 	}
 }
 
+// What is parsed makes a view that has no directory to write to.
+func FuzzParse(f *testing.F) {
+	f.Add("lowerdir=/a:/b", "upperdir=/c", "workdir=/d")
+	f.Add("lowerdir=", "upperdir=", "ro")
+	f.Fuzz(func(t *testing.T, a, b, c string) {
+		s, err := Parse([]mount.Mount{{Type: "overlay", Options: []string{a, b, c}}})
+		if err != nil {
+			assert.ErrorIs(t, err, errdefs.ErrNotImplemented)
+			return
+		}
+		require.Len(t, s.view(), 1)
+		options := s.view()[0].Options
+		assert.Contains(t, options, "ro")
+		for _, o := range options {
+			assert.False(t, strings.HasPrefix(o, "upperdir=") || strings.HasPrefix(o, "workdir=") || o == "rw", o)
+		}
+	})
+}
+
 func TestTheViewHasTheLayersAlone(t *testing.T) {
 	s, _ := overlayOf(t, 2)
 	assert.Equal(t, []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"ro", "lowerdir=" + strings.Join(s.Layers(), ":"), "index=off"}}}, s.view())

@@ -72,10 +72,11 @@ func (s *Snapshot) Written() (bool, error) {
 
 // Key tells images apart: it is that of the same unpacked layers only.
 //
-// A path alone would not do, as a snapshotter that was set up anew begins with the
-// same names. So a layer is the inode of its directory and the time at which that was
-// made, which no other directory of a file system has. What is in it does not
-// change any more once it is a layer; containerd itself relies on it.
+// A path alone would not do, as a snapshotter that was set up anew begins with
+// the same names. So a layer is the inode of its directory and the time at
+// which that was made, which no other directory of a file system has. What is
+// in it does not change any more once it is a layer; containerd itself relies
+// on it.
 func (s *Snapshot) Key() (string, error) {
 	sum := sha256.New()
 	for _, layer := range s.layers {

@@ -19,8 +19,8 @@ const (
 )
 
 // State says whether containerd still has the snapshot. Unknown where the
-// directory of all snapshots is not there, as when it is on a file system that is
-// not mounted.
+// directory of all snapshots is not there, as when it is on a file system that
+// is not mounted.
 func (id ID) State() (State, error) {
 	now, err := idOf(id.Path)
 	switch {

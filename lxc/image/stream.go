@@ -69,8 +69,8 @@ func parents(path string) (dirs []string) {
 
 // Write writes the tree at root as a tar stream (PAX), with owners, modes,
 // times, hard links, device nodes, and the extended attributes that tar of
-// Proxmox takes: security.capability and user.*. Sockets are left out. The files
-// come first: whoever keeps the first of a name keeps them.
+// Proxmox takes: security.capability and user.*. Sockets are left out. The
+// files come first: whoever keeps the first of a name keeps them.
 //
 // A stream whose Write failed has no end: who reads it may not notice.
 func Write(ctx context.Context, w io.Writer, root string, files []File) error {

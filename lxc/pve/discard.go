@@ -18,9 +18,10 @@ import (
 )
 
 // discard removes the CT that was being made under a VMID, or is not needed any
-// more, if it provably is what is meant: it has the token for a host name, complete recognises it, or it
-// is what pct makes first, with nothing but a lock. The guard of its record is held: so
-// nobody works on it. What is left alone is no error.
+// more, if it provably is what is meant: it has the token for a host name,
+// complete recognises it, or it is what pct makes first, with nothing but a
+// lock. The guard of its record is held: so nobody works on it. What is left
+// alone is no error.
 func (v *Volumes) discard(ctx context.Context, g *guard, vmid int, token string, complete func(*Conf) bool) error {
 	conf, err := v.Node.conf(vmid)
 	if errors.Is(err, errdefs.ErrNotFound) {
@@ -85,9 +86,9 @@ func (v *Volumes) dropClone(ctx context.Context, h *Held, g *guard) error {
 // leftTimeout bounds the wait for what pct has left running.
 const leftTimeout = 30 * time.Second
 
-// afterFailure calls drop once no process of pct works on what g guards: pct may have been
-// killed, and its worker not. What can not be dropped is left to the next create
-// or gc, and the first error is the user's.
+// afterFailure calls drop once no process of pct works on what g guards: pct
+// may have been killed, and its worker not. What can not be dropped is left to
+// the next create or gc, and the first error is the user's.
 func (v *Volumes) afterFailure(ctx context.Context, g *guard, drop func(context.Context, *guard) error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leftTimeout)
 	defer cancel()
@@ -114,8 +115,8 @@ type Sweep struct {
 }
 
 // GC removes the volumes of containers whose snapshot containerd has removed,
-// templates as s says, and what was being made when its maker was killed. It returns
-// their VMIDs; what can not be removed is in the error.
+// templates as s says, and what was being made when its maker was killed. It
+// returns their VMIDs; what can not be removed is in the error.
 func (v *Volumes) GC(ctx context.Context, s Sweep) (removed []int, err error) {
 	all, err := v.all()
 	errs := []error{err}
@@ -216,8 +217,8 @@ func (v *Volumes) collectTemplate(ctx context.Context, name string, s Sweep) (bo
 	return true, g.drop()
 }
 
-// Clones are the CTs that can not be without the template: linked clones in the whole
-// cluster, whoever made them.
+// Clones are the CTs that can not be without the template: linked clones in the
+// whole cluster, whoever made them.
 func (v *Volumes) Clones(t Template) (clones []string, err error) {
 	conf, err := v.Node.conf(t.VMID)
 	if errors.Is(err, errdefs.ErrNotFound) {
@@ -253,14 +254,15 @@ func (v *Volumes) Clones(t Template) (clones []string, err error) {
 	return clones, err
 }
 
-// UnusedSince is a Sweep's Templates for those that were not cloned after a time.
+// UnusedSince is a Sweep's Templates for those that were not cloned after a
+// time.
 func UnusedSince(limit time.Time) func(Template) bool {
 	return func(t Template) bool { return t.Used.Before(limit) }
 }
 
 // Release ends the container of a volume, which stays for its next life. A CT
-// that is not there, or is somebody else's by now, is no error. ErrUnavailable if
-// that can not be done now.
+// that is not there, or is somebody else's by now, is no error. ErrUnavailable
+// if that can not be done now.
 func (n *Node) Release(ctx context.Context, vmid int, include string) error {
 	conf, err := n.conf(vmid)
 	if errors.Is(err, errdefs.ErrNotFound) {

@@ -8,6 +8,9 @@
 // image, as on plain LXC. What happens afterwards (limits, exec, signals,
 // figures) goes past pct, which takes 0.6 s for each call.
 //
+// The root file system is a directory, containerd's snapshot, or a volume of one
+// of Proxmox's storages (Volumes), which outlives the container's task.
+//
 // It knows pct, pvesh and the files under /etc/pve; nothing of containerd and
 // its RPCs.
 package pve

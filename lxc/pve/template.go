@@ -197,7 +197,8 @@ func (v *Volumes) makeTemplate(ctx context.Context, c *Config, t *Template, img 
 		}
 		err = t.restore(ctx, client, img, filepath.Join(v.templateDir(), t.name()))
 		if errors.Is(err, errdefs.ErrAlreadyExists) {
-			// Another node was faster: what is there is not ours, however it looks.
+			// Another node was faster: what is there is not ours, however it
+			// looks.
 			if rerr := removeRecord(path); rerr != nil || tries == maxTries {
 				return errors.Join(err, rerr)
 			}

@@ -189,8 +189,8 @@ func (v *Volumes) takeTurn(ctx context.Context, t *Template) (*guard, error) {
 	return v.guard(ctx, v.templatePath(t.name())+".clone", unix.LOCK_EX)
 }
 
-// unlock removes the lock that a clone of ours has left on the template, whose pct was
-// killed: its turn is not marked as done.
+// unlock removes the lock that a clone of ours has left on the template, whose
+// pct was killed: its turn is not marked as done.
 func (v *Volumes) unlock(ctx context.Context, t *Template, turn *guard, client *Client) error {
 	st, err := turn.f.Stat()
 	if err != nil || st.Size() == 0 {
@@ -264,13 +264,14 @@ func merge(old, own *Conf) *Conf {
 	for _, p := range old.Props {
 		switch {
 		case p.Key == "tags":
-			all := tags(append(own.Tags(), without(old.Tags(), TemplateTag)...)...)
+			all := tags(append(own.Tags(), old.Tags()...)...)
+			all = tags(without(strings.Split(all, ";"), TemplateTag)...)
 			for i := range own.Props {
 				if own.Props[i].Key == "tags" {
 					own.Props[i].Value = all
 				}
 			}
-		case !managed(p.Key) && own.Get(p.Key) == "":
+		case !managed(p.Key) && p.Value != "" && own.Get(p.Key) == "":
 			own.Props = append(own.Props, p)
 		}
 	}

@@ -73,6 +73,30 @@ func TestConfigureKeepsWhatIsTheOperators(t *testing.T) {
 	assert.Equal(t, snapshots, kept)
 }
 
+// Whatever an operator has made of a configuration, the CT stays the container's.
+func FuzzMerge(f *testing.F) {
+	f.Add(keptConf)
+	f.Add("a: b\na: c\nlxc.include: /x\nlxc.include: /y\ntags: nexcage-template;x\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		own := func() *Conf {
+			return &Conf{
+				Props: []Prop{{"memory", "16"}, {"rootfs", "a:vm-100-disk-0"}, {"tags", "nexcage"}},
+				Raw:   []Prop{{"lxc.include", "/run/vm-100.conf"}},
+			}
+		}
+		made, err := merge(ParseConf([]byte(text)), own()).Marshal()
+		if err != nil {
+			return // what the format can not express is said, and nothing written
+		}
+		got := ParseConf(append(made, rest([]byte(text))...))
+		assert.Equal(t, "16", got.Get("memory"))
+		assert.Equal(t, "a:vm-100-disk-0", got.Get("rootfs"))
+		assert.Contains(t, got.Tags(), Tag)
+		assert.NotContains(t, got.Tags(), TemplateTag)
+		assert.Equal(t, "/run/vm-100.conf", got.include())
+	})
+}
+
 func sub(text, from, to string) string { return strings.ReplaceAll(text, from, to) }
 
 // What is locked is not touched, nor is somebody else's.

@@ -11,9 +11,9 @@ import (
 )
 
 // Beneath returns a detached copy of what is mounted at place in the mount
-// namespace of a process, with what is mounted below. The directory cover, which was
-// bound over it there, is taken away first: things are then as they were without it.
-// It needs Linux 5.8 (setns(2) with a pidfd).
+// namespace of a process, with what is mounted below. The directory cover,
+// which was bound over it there, is taken away first: things are then as they
+// were without it. It needs Linux 5.8 (setns(2) with a pidfd).
 func Beneath(process *os.File, place, cover string) (tree *os.File, err error) {
 	err = onThread(func() error {
 		var over unix.Stat_t

@@ -18,8 +18,8 @@ import (
 const collectTimeout = time.Minute
 
 // GC removes the CTs of ours on this Proxmox node whose container is gone, and
-// templates that were not used for long, or are not used if unused. It returns their VMIDs. What can not be
-// removed now is in the error.
+// templates that were not used for long, or are not used if unused. It returns
+// their VMIDs. What can not be removed now is in the error.
 func GC(ctx context.Context, c *config.Config, unused bool) ([]int, error) {
 	node, err := pve.Local(markers(c.StateDir))
 	if err != nil {
