@@ -196,8 +196,7 @@ func (c *creation) boot(ctx context.Context) error {
 	if err := c.openBase(listener); err != nil {
 		return err
 	}
-	err = c.request.Host.Reserve(ctx, c.config(), &c.record, func() error { return c.request.Save(c.record) })
-	if err != nil {
+	if err := c.reserve(ctx); err != nil {
 		return err
 	}
 	if err := c.watchExit(ctx); err != nil {
@@ -224,6 +223,13 @@ func (c *creation) boot(ctx context.Context) error {
 		return err
 	}
 	return c.enter(ctx)
+}
+
+func (c *creation) reserve(ctx context.Context) error {
+	if c.record.Volume {
+		defer c.waiting()() // for pct, which makes the volume
+	}
+	return c.request.Host.Reserve(ctx, c.config(), &c.record, func() error { return c.request.Save(c.record) })
 }
 
 func (c *creation) config() *Config {
