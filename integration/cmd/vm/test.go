@@ -45,15 +45,15 @@ const few = "^(exit-7|exec|kill-all|pause-and-resume|update|stats|out-of-memory)
 var (
 	fullSuites = []suite{
 		{distribution: "trixie", pattern: ".", skip: elsewhere, timeout: 45 * time.Minute},
-		{distribution: "trixie", host: pve, containerd: "1.7", pattern: ".", timeout: 30 * time.Minute},
+		{distribution: "trixie", host: pve, containerd: "1.7", pattern: ".", timeout: 45 * time.Minute},
 		{distribution: "trixie", host: pve, containerd: "2.4", pattern: "^TestLifecycleOnProxmox$", timeout: 15 * time.Minute},
 		{distribution: "bookworm", pattern: ".", skip: elsewhere + inTrixie, timeout: 45 * time.Minute},
-		{distribution: "bookworm", host: pve, containerd: "1.6", pattern: ".", timeout: 30 * time.Minute},
+		{distribution: "bookworm", host: pve, containerd: "1.6", pattern: ".", timeout: 45 * time.Minute},
 		{distribution: "bookworm", host: pve, containerd: "2.4", pattern: "^TestLifecycleOnProxmox$", timeout: 15 * time.Minute},
 	}
 	shortSuites = []suite{
 		{distribution: "trixie", pattern: "^TestLifecycle$/^lxc$/^2.4$|^TestLifecycle$/^crun$/^2.4$/" + few, timeout: 15 * time.Minute},
-		{distribution: "trixie", host: pve, containerd: "1.7", pattern: "^TestLifecycleOnProxmox$|^TestSystemdRuns", timeout: 15 * time.Minute},
+		{distribution: "trixie", host: pve, containerd: "1.7", pattern: "^TestLifecycleOnProxmox$|^TestSystemdRuns", timeout: 25 * time.Minute},
 	}
 )
 
