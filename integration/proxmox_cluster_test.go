@@ -192,3 +192,41 @@ func TestFailuresOfPveversion(t *testing.T) {
 		})
 	}
 }
+
+// Somebody holds Proxmox's lock of a configuration, and does not let it go: a
+// container that wants that VMID says so, as Proxmox's tools do, and one that has it
+// is deleted, its CT by gc.
+func TestBusyLock(t *testing.T) {
+	w := proxmox(t)
+	leaveNothing(t, w)
+	noGuestLeft(t)
+	logged(t, w)
+	rt := harness.LXC()
+	rt.Options = harness.Config("[lxc]\nallowed_annotations = ['io.nexcage.vmid']\n")
+	s := started(t, newScript(t, w, harness.LXC(), "busy", forever...))
+	vmid := vmidOf(t, w, s.ID)
+	wanted := vmid + 50
+	var locks []*os.File
+	for _, id := range []int{vmid, wanted} {
+		f, err := os.OpenFile(filepath.Join(host.LockDir, fmt.Sprintf("pve-config-%d.lock", id)), os.O_CREATE|os.O_RDWR, 0o644)
+		require.NoError(t, err)
+		defer f.Close()
+		require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
+		locks = append(locks, f)
+	}
+	s.kill(9)
+	s.wait()
+	created := make(chan error, 1)
+	other := newScriptSpec(t, w, rt, "wants", []oci.SpecOpts{oci.WithAnnotations(map[string]string{"io.nexcage.vmid": fmt.Sprint(wanted)})}, forever...)
+	go func() { created <- other.Create(other.ctx, &harness.Stdio{}) }()
+	s.delete()
+	assert.Equal(t, "delete: 137", s.log[len(s.log)-1])
+	err := <-created
+	require.ErrorContains(t, err, fmt.Sprintf("CT %d: its configuration is locked by another process", wanted))
+	assert.NotContains(t, err.Error(), "\n", "one line")
+	assert.Contains(t, guests(t), vmid)
+	for _, f := range locks {
+		require.NoError(t, f.Close())
+	}
+	assert.Equal(t, fmt.Sprintf("removed CT %d\n", vmid), collect(t, w))
+}
