@@ -178,6 +178,22 @@ func TestShimKilledWhileItMakesAVolume(t *testing.T) {
 	}
 }
 
+// A shim that hears exit statuses from Proxmox's lxc-monitord leaves no file of
+// its watching when it is killed.
+func TestKilledWatcherLeavesNothingOnProxmox(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	leaveNothing(t, w)
+	rt := harness.LXC()
+	rt.Options = harness.Config("[lxc.pve]\nexit_status = 'monitor'\n")
+	s := newScript(t, w, rt, "watcher", "sleep", "1000")
+	s.create()
+	s.start()
+	s.awaitEvent("start")
+	murder(t, shims(t)[s.ID])
+	s.checkEvents([]string{"create", "start", "exit 137", "delete 137"})
+}
+
 // TestKilledShimLeavesNothing for containers with volumes: which stay.
 func TestKilledShimLeavesTheVolume(t *testing.T) {
 	w := proxmox(t)

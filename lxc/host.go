@@ -113,7 +113,7 @@ func (r *Record) native(lines []lxcconf.Line) native.Config {
 func (r *Record) removeFromHost(ctx context.Context) error {
 	switch {
 	case r.Host == HostPVE:
-		return errors.Join(r.base().Remove(), r.removeCT(ctx))
+		return errors.Join(r.base().Remove(), r.removeCT(ctx), monitor.Sweep(r.LXCPath))
 	case r.Host == "" && r.LXCPath == "":
 		return r.base().Remove()
 	case r.Host == HostNative, r.Host == "": // as records were before they told the host
