@@ -99,6 +99,10 @@ func Start(vmid int, c *ctconf.Conf) error {
 		return nil
 	}
 	if !lasts(vmid) {
+		// No command of Proxmox's is so quick that it would see lxc-start still.
+		if err := AwaitEnd(vmid, startLimit); err != nil {
+			return err
+		}
 		return host.Dief("unable to get PID for CT %d (not running?)", vmid)
 	}
 	return nil
