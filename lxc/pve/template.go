@@ -243,6 +243,8 @@ func (t *Template) restore(ctx context.Context, client *Client, img Image, dir s
 	if err != nil {
 		return err
 	}
+	// A reader that hangs with its storage must not hold up who gives up.
+	defer context.AfterFunc(ctx, func() { _ = out.Close() })()
 	streamed := make(chan error, 1)
 	go func() {
 		added, err := img.Stream(ctx, out, files)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -25,10 +26,16 @@ type Root struct {
 	GiB      int    // its size
 }
 
+// makeTimeout bounds the making of a volume, with that of a template before: a
+// large image on a slow storage takes minutes.
+const makeTimeout = time.Hour
+
 // Reserve gives the container that has the snapshot its volume: the one that it
 // had, or a clone of its image's template, which is made if need be. The CT is
 // stopped, with the configuration of c, when it returns; save is called then.
 func (v *Volumes) Reserve(ctx context.Context, c *Config, id image.ID, img Image, save func(h *Held) error) error {
+	ctx, cancel := context.WithTimeout(ctx, makeTimeout)
+	defer cancel()
 	if err := v.Node.setupNets(ctx, v.Client, c.Nets); err != nil {
 		return err
 	}
