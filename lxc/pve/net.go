@@ -20,8 +20,9 @@ const MaxNets = 32
 
 // Net is a network interface that Proxmox makes, as the property net0… has it.
 type Net struct {
-	Index int
-	props map[string]string
+	Index  int
+	props  map[string]string
+	random bool // the MAC address
 }
 
 // netKeys are what Proxmox knows of an interface, in the order in which it
@@ -51,6 +52,7 @@ func ParseNet(index int, text, bridge string) (Net, error) {
 	if err := n.checkAddresses(); err != nil {
 		return n, err
 	}
+	n.random = n.props["hwaddr"] == ""
 	for key, value := range map[string]string{"bridge": bridge, "name": fmt.Sprintf("eth%d", index), "type": "veth", "hwaddr": randomMAC()} {
 		if _, ok := n.props[key]; !ok {
 			n.props[key] = value
@@ -131,6 +133,19 @@ func randomMAC() string {
 	var b [3]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return fmt.Sprintf("BC:24:11:%02X:%02X:%02X", b[0], b[1], b[2])
+}
+
+// keepMAC takes the MAC address that the CT had, unless another one is asked for:
+// its lease in the network is by that.
+func (n Net) keepMAC(old *Conf) {
+	if !n.random {
+		return
+	}
+	for field := range strings.SplitSeq(old.Get(fmt.Sprintf("net%d", n.Index)), ",") {
+		if mac, ok := strings.CutPrefix(field, "hwaddr="); ok && netValue.MatchString(mac) {
+			n.props["hwaddr"] = mac
+		}
+	}
 }
 
 // setupNets makes what differs between the versions of Proxmox: addresses by

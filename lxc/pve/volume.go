@@ -245,6 +245,9 @@ func (v *Volumes) configure(ctx context.Context, c *Config, h *Held, ours func(*
 		return err
 	}
 	c.volume = old.Get("rootfs")
+	for _, net := range c.Nets {
+		net.keepMAC(old)
+	}
 	own, err := c.conf(n, h.VMID)
 	if err != nil {
 		return err

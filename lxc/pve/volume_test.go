@@ -99,6 +99,26 @@ func FuzzMerge(f *testing.F) {
 
 func sub(text, from, to string) string { return strings.ReplaceAll(text, from, to) }
 
+// The next life of a CT has its MAC addresses, but for those that are asked for.
+func TestConfigureKeepsMACAddresses(t *testing.T) {
+	v := newVolumes(t)
+	h := &Held{Node: v.Node.Name, VMID: 900001}
+	text := sub(sub(keptConf, "/vm-9", "/"+v.Node.Name+"-9"), "net0: name=eth0",
+		"net0: name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:01,type=veth\nnet1: name=eth1,bridge=vmbr0,hwaddr=BC:24:11:00:00:02,type=veth")
+	require.NoError(t, os.WriteFile(v.Node.confPath(h.VMID), []byte(text), 0o600))
+	c := newConfig(t, "web")
+	for i, text := range []string{"ip=dhcp", "hwaddr=02:00:00:00:00:01"} {
+		n, err := ParseNet(i, text, "vmbr0")
+		require.NoError(t, err)
+		c.Nets = append(c.Nets, n)
+	}
+	require.NoError(t, v.configure(t.Context(), c, h, h.isIn))
+	conf, err := v.Node.conf(h.VMID)
+	require.NoError(t, err)
+	assert.Contains(t, conf.Get("net0"), "hwaddr=BC:24:11:00:00:01,ip=dhcp")
+	assert.Contains(t, conf.Get("net1"), "hwaddr=02:00:00:00:00:01")
+}
+
 // What is locked is not touched, nor is somebody else's.
 func TestConfigureLeavesOthers(t *testing.T) {
 	for name, tc := range map[string]struct {
