@@ -165,6 +165,31 @@ func TestVolumeThatAnOperatorRemoved(t *testing.T) {
 	assert.Empty(t, runIn(t, c))
 }
 
+// A backup that is restored over the CT of a container that is still there is
+// what the container goes on with.
+func TestBackupRestoredOverAVolume(t *testing.T) {
+	w := proxmox(t)
+	logged(t, w)
+	templates(t, w, linkedStorage)
+	leaveOnlyTemplates(t, w)
+	ctx := within(t, time.Minute)
+	c, err := w.NewContainer(ctx, harness.Volume(linkedStorage), containerID("restored"), harness.Image,
+		oci.WithProcessArgs("sh", "-c", "cat /lives 2>/dev/null; echo life >>/lives"))
+	require.NoError(t, err)
+	destroyed(t, c)
+	runIn(t, c)
+	vmid := onlyGuest(t, "nexcage", "!nexcage-template")
+	files := "/var/lib/vz/rpool/data/subvol-" + vmid + "-disk-0"
+	archive := backup(t, confText(t, host.ConfPath(mustAtoi(t, vmid))))
+	out, err := exec.CommandContext(ctx, "tar", "-C", files, "-rf", archive, ".").CombinedOutput()
+	require.NoError(t, err, string(out))
+	assert.Equal(t, "life\n", runIn(t, c))
+	assert.Equal(t, "life\nlife\n", runIn(t, c))
+	tool(t, w, "pct", "restore", vmid, archive, "--force", "1", "--rootfs", "local-zfs:1", "--unprivileged", "0")
+	assert.Equal(t, "life\n", runIn(t, c), "as at the time of the backup")
+	assert.Equal(t, vmid, onlyGuest(t, "nexcage", "!nexcage-template"))
+}
+
 // What a container began with it stays with.
 func TestTheKindOfRootStays(t *testing.T) {
 	w := proxmox(t)
