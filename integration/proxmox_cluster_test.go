@@ -142,7 +142,9 @@ func TestKilledLXCStart(t *testing.T) {
 	require.NoError(t, unix.Kill(monitor, unix.SIGKILL))
 	s.wait()
 	s.delete()
-	assert.Contains(t, s.log, "exit: 137")
+	// Without lxc-start lxc-monitord, which tells it on kernels before 6.15, hears of
+	// no status: then it is unknown.
+	assert.Regexp(t, "exit: (137|255)", s.log)
 }
 
 // The delete verb does not wait for a Proxmox that takes its time: containerd
