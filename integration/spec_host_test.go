@@ -38,9 +38,8 @@ var (
 	swap        = need{"accounting of swap", func() bool {
 		return cgroupV2.has() || exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
 	}}
-	bfq      = need{"a disk 7:1 that BFQ schedules", func() bool { return contains("/sys/block/loop1/queue/scheduler", "[bfq]") }}
-	ia32     = need{"32-bit system calls", func() bool { return exec.Command(harness.Observer(), "call32", "20").Run() == nil }}
-	resource = capability("CAP_SYS_RESOURCE", unix.CAP_SYS_RESOURCE)
+	bfq  = need{"a disk 7:1 that BFQ schedules", func() bool { return contains("/sys/block/loop1/queue/scheduler", "[bfq]") }}
+	ia32 = need{"32-bit system calls", func() bool { return exec.Command(harness.Observer(), "call32", "20").Run() == nil }}
 )
 
 // controller is a cgroup controller in v1's hierarchy of that name, or in v2.

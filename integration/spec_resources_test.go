@@ -58,12 +58,6 @@ func (r row) with(lacking string, needs ...need) row {
 	return r
 }
 
-// on says which version of cgroups the row is for.
-func (r row) on(version need) row {
-	r.needs = append(r.needs, version)
-	return r
-}
-
 var resourceRows = []row{
 	limitRow("memory-limit", "memory.limit", func(r *specs.LinuxResources) {
 		r.Memory = &specs.LinuxMemory{Limit: ptr(int64(96 << 20))}

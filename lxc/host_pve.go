@@ -166,7 +166,7 @@ func (r *Record) removeCTFrom(ctx context.Context, node *pve.Node) error {
 	}
 	// Whether the CT runs, as Proxmox sees it, does not tell whether its hooks do.
 	if err := r.Monitor.await(ctx); err != nil {
-		return fmt.Errorf("Proxmox still cleans up after CT %d: %w: %w", r.VMID, err, errdefs.ErrUnavailable)
+		return fmt.Errorf("CT %d: Proxmox still cleans up after it: %w: %w", r.VMID, err, errdefs.ErrUnavailable)
 	}
 	if r.Volume {
 		return node.Release(ctx, r.VMID, r.include())

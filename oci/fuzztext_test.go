@@ -116,19 +116,21 @@ func put(v reflect.Value, path []string, text string) bool {
 }
 
 func putElement(v reflect.Value, path []string, text string) bool {
-	for _, name := range v.MapKeys() {
-		element := reflect.New(v.Type().Elem()).Elem()
-		element.Set(v.MapIndex(name))
-		if len(path) == 1 && path[0] == "#" {
-			v.SetMapIndex(name, reflect.Value{})
-			name = reflect.ValueOf(text)
-		} else if !put(element, path, text) {
-			return false
-		}
-		v.SetMapIndex(name, element)
-		return true
+	names := v.MapKeys()
+	if len(names) == 0 {
+		return false
 	}
-	return false
+	name := names[0]
+	element := reflect.New(v.Type().Elem()).Elem()
+	element.Set(v.MapIndex(name))
+	if len(path) == 1 && path[0] == "#" {
+		v.SetMapIndex(name, reflect.Value{})
+		name = reflect.ValueOf(text)
+	} else if !put(element, path, text) {
+		return false
+	}
+	v.SetMapIndex(name, element)
+	return true
 }
 
 func rest(path []string, mark string) []string {

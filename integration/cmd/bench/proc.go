@@ -62,14 +62,6 @@ func stat(pid int) ([]string, error) {
 	return strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:])), nil
 }
 
-func parent(pid int) (int, error) {
-	f, err := stat(pid)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(f[1])
-}
-
 // cpu is the processor time that a process has used, in seconds.
 func cpu(pid int) (float64, error) {
 	f, err := stat(pid)

@@ -44,7 +44,6 @@ func newSection() Section { return Section{Props: map[string]string{}} }
 var (
 	heading  = regexp.MustCompile(`^\[([a-zA-Z][a-zA-Z0-9_-]+|pve:pending)\]\s*$`)
 	rawLine  = regexp.MustCompile(`^(lxc\.[a-z0-9_\-.]+)(?::|\s*=)\s*(.*?)\s*$`)
-	descLine = regexp.MustCompile(`^(?:description|#)`)
 	propLine = regexp.MustCompile(`^([a-z][a-z_]*\d*):\s*(.+?)\s*$`)
 )
 

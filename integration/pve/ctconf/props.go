@@ -156,11 +156,21 @@ func length(most int) check {
 	}
 }
 
+// badFormat is what a format's check answers, which ends in a line feed, unlike
+// other messages of Proxmox.
+func badFormat(format string, args ...any) error {
+	return message("invalid format - " + fmt.Sprintf(format, args...) + "\n")
+}
+
+type message string
+
+func (m message) Error() string { return string(m) }
+
 var dnsLabels = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9\-]{0,61}[a-zA-Z0-9])?)(\.[a-zA-Z0-9]([a-zA-Z0-9\-]{0,61}[a-zA-Z0-9])?)*$`)
 
 func dnsName(v string) (string, error) {
 	if len(v) > 255 || !dnsLabels.MatchString(v) {
-		return "", errors.New("invalid format - value does not look like a valid DNS name\n")
+		return "", badFormat("value does not look like a valid DNS name")
 	}
 	return v, nil
 }
@@ -179,7 +189,7 @@ func tags(v string) (string, error) {
 	all := SplitList(v)
 	for i, t := range all {
 		if !tag.MatchString(t) {
-			return "", errors.New("invalid format - invalid characters in tag\n")
+			return "", badFormat("invalid characters in tag")
 		}
 		all[i] = strings.ToLower(t)
 	}
@@ -197,12 +207,12 @@ func ParsePairs(v, defaultKey string) (Pairs, error) {
 		key, value, ok := strings.Cut(part, "=")
 		if !ok || defaultKey != "" && i == 0 && strings.HasPrefix(part, "/") {
 			if defaultKey == "" || i > 0 {
-				return nil, fmt.Errorf("invalid format - value without key, but schema does not define a default key\n")
+				return nil, badFormat("value without key, but schema does not define a default key")
 			}
 			key, value = defaultKey, part
 		}
 		if _, twice := p[key]; twice {
-			return nil, fmt.Errorf("invalid format - duplicate key in comma-separated list property: %s\n", key)
+			return nil, badFormat("duplicate key in comma-separated list property: %s", key)
 		}
 		p[key] = value
 	}
@@ -217,11 +227,11 @@ func propertyString(defaultKey string, keys ...string) check {
 		}
 		for k := range p {
 			if k != defaultKey && !slices.Contains(keys, k) {
-				return "", fmt.Errorf("invalid format - format error\n%s: property is not defined in schema and the schema does not allow additional properties\n", k)
+				return "", badFormat("format error\n%s: property is not defined in schema and the schema does not allow additional properties", k)
 			}
 		}
 		if _, ok := p[defaultKey]; !ok && defaultKey != "" {
-			return "", fmt.Errorf("invalid format - format error\n%s: property is missing and it is not optional\n", defaultKey)
+			return "", badFormat("format error\n%s: property is missing and it is not optional", defaultKey)
 		}
 		return v, nil
 	}
@@ -241,7 +251,7 @@ func net(v string) (string, error) {
 		return "", err
 	}
 	if p["name"] == "" {
-		return "", errors.New("invalid format - format error\nname: property is missing and it is not optional\n")
+		return "", badFormat("format error\nname: property is missing and it is not optional")
 	}
 	parts := []string{"name=" + p["name"]}
 	for _, k := range netKeys {
