@@ -199,7 +199,7 @@ var clientCases = []clientCase{
 	}),
 	cri("pod container, read-only, with an emptyDir", func(x *shown, s *specs.Spec) {
 		s.Root.Readonly = true
-		addMount(s, "/cache", "bind", x.dir, "rbind", "rprivate", "rw")
+		addMount(s, "/cache", "bind", x.dir, "rbind", "rprivate", "rw", "nosuid", "nodev") // which crun takes away otherwise
 		addMount(s, "/secret", "bind", x.dir, "rbind", "rprivate", "ro")
 	}),
 }
@@ -211,8 +211,8 @@ var oddCases = []clientCase{
 		require.NoError(x.t, err)
 		x.t.Cleanup(func() { assert.NoError(x.t, l.Close()) })
 		require.NoError(x.t, unix.Mkfifo(filepath.Join(x.dir, "fifo"), 0o600))
-		addMount(s, "/run/socket", "bind", filepath.Join(x.dir, "socket"), "bind")
-		addMount(s, "/run/fifo", "bind", filepath.Join(x.dir, "fifo"), "bind")
+		addMount(s, "/run/socket", "bind", filepath.Join(x.dir, "socket"), "bind", "nosuid", "nodev")
+		addMount(s, "/run/fifo", "bind", filepath.Join(x.dir, "fifo"), "bind", "nosuid", "nodev")
 	}),
 	nerdctl("source that is a link", func(x *shown, s *specs.Spec) {
 		require.NoError(x.t, os.Symlink("/etc/hostname", filepath.Join(x.dir, "link")))
