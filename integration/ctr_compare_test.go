@@ -31,11 +31,14 @@ type ctrUser struct {
 	flags []string // that choose the runtime
 }
 
-// ctrUsers are the runc shim with crun, and ours with LXC. ctr is 1.7's, which
-// writes specs that Debian 12's crun takes; the daemon is the newest.
+// ctrUsers are the runc shim with crun, and ours with LXC. ctr is 1.7's, or in a
+// guest of Debian 12 that of 1.6, which write specs that Debian 12's crun takes.
 func ctrUsers(t *testing.T, w *place) (reference, ours *ctrUser) {
 	t.Helper()
 	old, err := harness.FindVersion("1.7")
+	if err == nil && old.Absent() != "" {
+		old, err = harness.FindVersion("1.6")
+	}
 	require.NoError(t, err)
 	client := *w.World
 	client.Version = old
