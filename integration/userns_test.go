@@ -115,7 +115,7 @@ func remapped(t *testing.T, w *place, rt harness.Runtime, name string, first uin
 	return &script{Container: c, t: t, ctx: ctx, place: w, stdio: withStdin()}
 }
 
-var ownerOfNull = regexp.MustCompile(`/dev/null \d+:\d+`)
+var owners = regexp.MustCompile(`(?m)^(/dev/null|/dev/pts) \d+:\d+`)
 
 // withStdin keeps crun from giving the host's /dev/null, as the stdin that
 // nobody has, to a user of the user namespace.
@@ -274,10 +274,12 @@ dd if=/dev/zero of=/dev/null bs=1 count=1 2>/dev/null && echo devices`
 		require.NoError(t, out.Wait(within(t, 30*time.Second)))
 		assert.Contains(t, out.Out(), "through-stdout\n")
 		assert.Contains(t, out.Out(), "12345678\n80\n7\n")
-		outputs[filepath.Base(t.Name())] = ownerOfNull.ReplaceAllString(out.Out(), "/dev/null 0:0") // crun binds the host's
+		outputs[filepath.Base(t.Name())] = owners.ReplaceAllString(out.Out(), "$1 …") // crun binds the host's null; 1.21 owns pts, which the kernel gives to nobody
 	})
 	assert.Equal(t, outputs["crun"], outputs["lxc"])
-	assert.Equal(t, outputs["crun"], outputs["proxmox"])
+	if !harness.Guest() { // where another guest is the node
+		assert.Equal(t, outputs["crun"], outputs["proxmox"])
+	}
 }
 
 // TestCtrUserNamespace is what a user types, with the snapshot that the
