@@ -1,6 +1,7 @@
 package crun
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,6 +38,33 @@ func checkCgroups(root string) error {
 	return fmt.Errorf("crun does not work with hybrid cgroups: %s is a cgroup2 with the controllers %s beside cgroup v1; "+
 		"boot with systemd.unified_cgroup_hierarchy=1, or leave no controllers to cgroup2, or configure runc: %w",
 		unified, strings.Join(controllers, ", "), errdefs.ErrFailedPrecondition)
+}
+
+// newCgroup returns the directory of the cgroup that the engine is to make for
+// a container: "" if it is there already, and so not the container's alone, if
+// systemd makes it, or if the engine chooses its name. On cgroup v1 it is a path
+// that never exists.
+func newCgroup(root, cgroupsPath string) string {
+	if !filepath.IsAbs(cgroupsPath) {
+		return ""
+	}
+	dir := filepath.Join(root, cgroupsPath)
+	if exists(dir) {
+		return ""
+	}
+	return dir
+}
+
+// removeCgroup removes what newCgroup announced after the engine has failed:
+// crun 1.21 leaves it there on cgroup v2, without processes, when it refuses the
+// container's namespaces.
+func removeCgroup(ctx context.Context, dir string) {
+	if dir == "" {
+		return
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		log.G(ctx).WithError(err).WithField("path", dir).Warn("remove the cgroup of a container that was not created")
+	}
 }
 
 func isCgroup2(path string) (bool, error) {

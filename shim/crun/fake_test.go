@@ -38,6 +38,7 @@ const (
 	fakeVersion  = "version"  // what it answers to --version; empty: it fails
 	fakeFeatures = "features" // likewise, to features
 	fakeCalls    = "calls"    // its command lines
+	fakeCgroup   = "cgroup"   // the directory that it makes, and leaves
 )
 
 // fake is an engine whose create always fails, after it has opened its log.
@@ -55,6 +56,9 @@ func fake(dir string, args []string) int {
 		}
 		fmt.Print(string(b))
 		return 0
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, fakeCgroup)); err == nil {
+		_ = os.MkdirAll(string(b), 0o755)
 	}
 	for i, a := range args {
 		if a == "--log" {

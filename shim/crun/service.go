@@ -83,7 +83,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 }
 
 // Create creates a container. When the engine fails after it has begun, the
-// poststop hooks have run.
+// poststop hooks have run, and the container's cgroup is gone.
 func (s *Service) Create(ctx context.Context, r *task.CreateTaskRequest) (*task.CreateTaskResponse, error) {
 	b, err := loadBundle(r.Bundle)
 	if err != nil {
@@ -106,7 +106,11 @@ func (s *Service) Create(ctx context.Context, r *task.CreateTaskRequest) (*task.
 		return nil, errgrpc.ToGRPC(err)
 	}
 	inner.Stderr = stderrOf(r.Terminal, r.Stdout, r.Stderr)
+	cgroup := newCgroup(s.cgroupRoot, b.config.Linux.CgroupsPath)
 	resp, err := s.TTRPCTaskService.Create(ctx, inner)
+	if err != nil {
+		removeCgroup(ctx, cgroup)
+	}
 	if err != nil && e.forgetsPoststop() {
 		b.poststop(ctx, r.ID, opts.Root)
 	}

@@ -132,6 +132,34 @@ func TestCreateRefuses(t *testing.T) {
 	require.NoError(t, s.Close(ctx), "waits for no event of a delete that failed")
 }
 
+func TestAFailedCreateLeavesNoCgroup(t *testing.T) {
+	for name, tc := range map[string]struct {
+		path  string
+		there bool
+		left  bool
+	}{
+		"made by the engine": {path: "/ns/c1"},
+		"there before":       {path: "/ns/c1", there: true, left: true},
+		"not by that path":   {path: "ns/c1", left: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			engine := fakeEngine(t, "crun version 1.21\n")
+			ctx, s, _ := newService(t, Options{Binary: engine})
+			dir := filepath.Join(s.cgroupRoot, "ns/c1")
+			if tc.there {
+				require.NoError(t, os.MkdirAll(dir, 0o755))
+			}
+			require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(engine), fakeCgroup), []byte(dir), 0o600))
+			spec := &specs.Spec{Version: "1.0.2", Linux: &specs.Linux{CgroupsPath: tc.path}}
+			_, err := s.Create(ctx, &task.CreateTaskRequest{ID: "c1", Bundle: newBundle(t, spec)})
+			assert.Error(t, err)
+			assert.Equal(t, tc.left, exists(dir))
+			assert.DirExists(t, filepath.Dir(dir), "what is not the container's")
+			require.NoError(t, s.Close(ctx))
+		})
+	}
+}
+
 func TestShutdownOfTheServiceEndsNothing(t *testing.T) {
 	ctx, s, _ := newService(t, Options{})
 	_, err := s.Shutdown(ctx, &task.ShutdownRequest{Now: true})
