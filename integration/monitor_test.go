@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
 )
@@ -16,7 +18,7 @@ import (
 // byMonitor is the LXC backend as it is on a kernel before 6.15.
 func byMonitor() harness.Runtime {
 	rt := harness.LXC()
-	rt.Options = harness.Config("[routing]\ndefault_backend = \"lxc\"\n[lxc.native]\nexit_status = \"monitor\"\n")
+	rt.Options = harness.Config("[routing]\ndefault_backend = \"lxc\"\n[lxc.native]\nexit_status = \"monitor\"\n[lxc.pve]\nexit_status = \"monitor\"\n")
 	return rt
 }
 
@@ -30,38 +32,62 @@ func TestExitStatusByMonitor(t *testing.T) {
 }
 
 // TestManyExitsByMonitor lets twenty containers end at once, each with a status
-// of its own.
+// of its own or by a signal.
 func TestManyExitsByMonitor(t *testing.T) {
+	manyExits(t, world(t, harness.Versions[0].Name))
+}
+
+func TestManyExitsByMonitorOnProxmox(t *testing.T) {
+	manyExits(t, proxmox(t))
+}
+
+func manyExits(t *testing.T, w *place) {
 	const containers = 20
-	w := world(t, harness.Versions[0].Name)
 	logged(t, w)
 	leaveNothing(t, w)
-	g, ctx := errgroup.WithContext(within(t, 2*time.Minute))
+	g, ctx := errgroup.WithContext(within(t, 3*time.Minute))
 	end := make(chan struct{})
 	var created errgroup.Group
 	for i := range containers {
 		id, ready := containerID(fmt.Sprint("monitor-", i)), make(chan struct{})
 		g.Go(func() error {
 			defer close(ready)
-			c, err := w.NewContainer(ctx, byMonitor(), id, harness.Image, oci.WithProcessArgs("sh", "-c", fmt.Sprint("exit ", 100+i)))
-			if err != nil {
-				return err
+			if err := exits(ctx, w, id, i, func() { ready <- struct{}{}; <-end }); err != nil {
+				return fmt.Errorf("%s: %w", id, err)
 			}
-			if err := c.Create(ctx, &harness.Stdio{Null: true}); err != nil {
-				return fmt.Errorf("%s: create: %w", id, err)
-			}
-			ready <- struct{}{}
-			<-end
-			if _, err := c.Start(ctx, ""); err != nil {
-				return fmt.Errorf("%s: start: %w", id, err)
-			}
-			return finish(ctx, c, uint32(100+i))
+			return nil
 		})
 		created.Go(func() error { <-ready; return nil })
 	}
 	require.NoError(t, created.Wait())
 	close(end)
 	assert.NoError(t, g.Wait())
+}
+
+// exits makes a container that calls await when it is created, and then ends
+// with a status that i says: every fourth is killed.
+func exits(ctx context.Context, w *place, id string, i int, await func()) error {
+	want, args := uint32(100+i), []string{"sh", "-c", fmt.Sprint("exit ", 100+i)}
+	if i%4 == 3 {
+		want, args = 128+uint32(unix.SIGKILL), forever
+	}
+	c, err := w.NewContainer(ctx, byMonitor(), id, harness.Image, oci.WithProcessArgs(args...))
+	if err != nil {
+		return err
+	}
+	if err := c.Create(ctx, &harness.Stdio{Null: true}); err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	await()
+	if _, err := c.Start(ctx, ""); err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	if i%4 == 3 {
+		if err := c.Kill(ctx, "", uint32(unix.SIGKILL), false); err != nil {
+			return fmt.Errorf("kill: %w", err)
+		}
+	}
+	return finish(ctx, c, want)
 }
 
 // TestKilledShimLeavesNoMonitord kills a shim that started lxc-monitord.
