@@ -25,10 +25,7 @@ import (
 // that is an operator's: clones of our template and CT, and backups that were
 // restored, under another VMID or under that of a CT that is gone.
 func TestGCLeavesCopiesOfVolumes(t *testing.T) {
-	w := proxmox(t)
-	logged(t, w)
-	template := templates(t, w, linkedStorage)[0]
-	leaveOnlyTemplates(t, w)
+	w, template := volumes(t)
 	ctx := within(t, time.Minute)
 	c, err := w.NewContainer(ctx, harness.Volume(linkedStorage), containerID("copied"), harness.Image, oci.WithProcessArgs("sh", "-c", "echo data >/data"))
 	require.NoError(t, err)
@@ -70,10 +67,7 @@ func TestGCLeavesCopiesOfVolumes(t *testing.T) {
 
 // A protected CT outlives its container.
 func TestProtectedVolume(t *testing.T) {
-	w := proxmox(t)
-	logged(t, w)
-	templates(t, w, linkedStorage)
-	leaveOnlyTemplates(t, w)
+	w, _ := volumes(t)
 	ctx := within(t, time.Minute)
 	c, err := w.NewContainer(ctx, harness.Volume(linkedStorage), containerID("protected"), harness.Image, oci.WithProcessArgs("true"))
 	require.NoError(t, err)
@@ -150,15 +144,8 @@ func TestStorageWithoutTemplates(t *testing.T) {
 
 // A CT that an operator has removed is one that its container begins anew.
 func TestVolumeThatAnOperatorRemoved(t *testing.T) {
-	w := proxmox(t)
-	logged(t, w)
-	templates(t, w, linkedStorage)
-	leaveOnlyTemplates(t, w)
-	ctx := within(t, time.Minute)
-	c, err := w.NewContainer(ctx, harness.Volume(linkedStorage), containerID("removed"), harness.Image,
-		oci.WithProcessArgs("sh", "-c", "cat /data 2>/dev/null; echo data >/data"))
-	require.NoError(t, err)
-	destroyed(t, c)
+	w, _ := volumes(t)
+	c := onVolume(t, w, "removed", "sh", "-c", "cat /data 2>/dev/null; echo data >/data")
 	assert.Empty(t, runIn(t, c))
 	assert.Equal(t, "data\n", runIn(t, c))
 	tool(t, w, "pct", "destroy", onlyGuest(t, "nexcage", "!nexcage-template"))
@@ -168,15 +155,9 @@ func TestVolumeThatAnOperatorRemoved(t *testing.T) {
 // A backup that is restored over the CT of a container that is still there is
 // what the container goes on with.
 func TestBackupRestoredOverAVolume(t *testing.T) {
-	w := proxmox(t)
-	logged(t, w)
-	templates(t, w, linkedStorage)
-	leaveOnlyTemplates(t, w)
+	w, _ := volumes(t)
 	ctx := within(t, time.Minute)
-	c, err := w.NewContainer(ctx, harness.Volume(linkedStorage), containerID("restored"), harness.Image,
-		oci.WithProcessArgs("sh", "-c", "cat /lives 2>/dev/null; echo life >>/lives"))
-	require.NoError(t, err)
-	destroyed(t, c)
+	c := onVolume(t, w, "restored", "sh", "-c", "cat /lives 2>/dev/null; echo life >>/lives")
 	runIn(t, c)
 	vmid := onlyGuest(t, "nexcage", "!nexcage-template")
 	files := "/var/lib/vz/rpool/data/subvol-" + vmid + "-disk-0"
@@ -192,10 +173,7 @@ func TestBackupRestoredOverAVolume(t *testing.T) {
 
 // What a container began with it stays with.
 func TestTheKindOfRootStays(t *testing.T) {
-	w := proxmox(t)
-	logged(t, w)
-	templates(t, w, linkedStorage)
-	leaveOnlyTemplates(t, w)
+	w, _ := volumes(t)
 	ctx := within(t, time.Minute)
 	args := oci.WithProcessArgs("sh", "-c", "cat /data 2>/dev/null; echo data >/data")
 	c, err := w.NewContainer(ctx, harness.LXC(), containerID("stays"), harness.Image, args)
@@ -220,10 +198,7 @@ func TestTheKindOfRootStays(t *testing.T) {
 // An annotation asks for a volume, if it is allowed; it is refused for a container
 // whose snapshot has something that would not be in it.
 func TestVolumeByAnnotation(t *testing.T) {
-	w := proxmox(t)
-	logged(t, w)
-	templates(t, w, linkedStorage)
-	leaveOnlyTemplates(t, w)
+	w, _ := volumes(t)
 	ctx := within(t, time.Minute)
 	rt := harness.LXC()
 	rt.Options = harness.Config("[lxc]\nallowed_annotations = ['io.nexcage.rootfs', 'io.nexcage.pve.storage', 'io.nexcage.pve.size']\n")
@@ -297,10 +272,7 @@ func TestCtrOnVolumes(t *testing.T) {
 
 // Every file of the image is on the volume, as it is in the snapshot.
 func TestVolumeHasTheImage(t *testing.T) {
-	w := proxmox(t)
-	logged(t, w)
-	templates(t, w, linkedStorage)
-	leaveOnlyTemplates(t, w)
+	w, _ := volumes(t)
 	list := oci.WithProcessArgs("sh", "-c", `find / -xdev | sort | xargs stat -c "%N %F %a %u %g %h %t:%T %s %Y"; find / -xdev -type f | sort | xargs sha256sum`)
 	listing := func(rt harness.Runtime) string {
 		c, err := w.NewContainer(within(t, time.Minute), rt, containerID("files"), harness.Image, list)

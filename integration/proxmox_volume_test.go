@@ -74,6 +74,26 @@ func templates(t *testing.T, w *place, storage string) []int {
 	return found
 }
 
+// volumes is the node with a template of the default image, by its VMID: all
+// that is there at the end.
+func volumes(t *testing.T) (w *place, template int) {
+	t.Helper()
+	w = proxmox(t)
+	logged(t, w)
+	template = templates(t, w, linkedStorage)[0]
+	leaveOnlyTemplates(t, w)
+	return w, template
+}
+
+// onVolume makes a container whose root is a volume, until the test ends.
+func onVolume(t *testing.T, w *place, name string, args ...string) *harness.Container {
+	t.Helper()
+	c, err := w.NewContainer(within(t, time.Minute), harness.Volume(linkedStorage), containerID(name), harness.Image, oci.WithProcessArgs(args...))
+	require.NoError(t, err)
+	destroyed(t, c)
+	return c
+}
+
 // templateRecord is what is recorded of a template.
 type templateRecord struct {
 	VMID    int
