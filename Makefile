@@ -35,7 +35,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := $(shell $(GO) env GOFLAGS) -trimpath -buildvcs=false
 export NEXCAGE_BIN := $(CURDIR)/bin
 
-.PHONY: help setup build shim tools test unit integration race demo bench lint fuzz fuzz-short install clean
+.PHONY: help setup build shim tools test unit integration race demo bench lint fuzz fuzz-short install deb clean
 .DELETE_ON_ERROR:
 
 help: ## this text
@@ -129,7 +129,7 @@ bin/integration.test: FORCE
 	$(GO) -C integration test -ldflags '-s -w' -c -o $(CURDIR)/$@ .
 .PHONY: FORCE
 
-test-vm: setup setup-vm vm build standin tools-2.4 bin/integration.test ## the integration tests in virtual machines: cgroup v2, systemd, AppArmor
+test-vm: setup setup-vm vm build deb standin tools-2.4 bin/integration.test ## the integration tests in virtual machines: cgroup v2, systemd, AppArmor
 	bin/vm test
 
 test-vm-short: setup setup-vm vm build standin tools-2.4 bin/integration.test ## the life-cycle table of each host in one of them
@@ -187,7 +187,15 @@ fuzz-short:
 install: build ## install into DESTDIR and PREFIX
 	install -D -m 0755 $(BIN)/containerd-shim-nexcage-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-nexcage-v2
 	install -D -m 0755 $(BIN)/nexcage-init $(DESTDIR)$(PREFIX)/libexec/nexcage/nexcage-init
-	$(foreach f,$(wildcard packaging/*.toml),install -D -m 0644 $(f) $(DESTDIR)$(PREFIX)/share/doc/nexcage/$(notdir $(f));)
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/systemd/*
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/nexcage README.md CHANGELOG.md LICENSE packaging/config.toml docs/*.md
+
+deb: build ## the Debian package, into bin/ (GOARCH=arm64: bin/linux-arm64/)
+	@rm -f $(BIN)/nexcage_*.deb
+	set -e; tree=$$(mktemp -d); trap 'rm -rf "$$tree"' EXIT; chmod 0755 "$$tree"; \
+		$(MAKE) install DESTDIR="$$tree" PREFIX=/usr GOARCH=$(GOARCH); \
+		GO=$(GO) packaging/licenses $(firstword $(SHIM_FLAGS)) $(word 2,$(SHIM_FLAGS)) > "$$tree/usr/share/doc/nexcage/licenses"; \
+		SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null) packaging/deb/build "$$tree" $(GOARCH) "$(VERSION)" $(BIN)
 
 clean: ## remove what was built
 	rm -rf bin
