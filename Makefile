@@ -132,7 +132,7 @@ bin/integration.test: FORCE
 test-vm: setup setup-vm vm build deb standin tools-2.4 bin/integration.test ## the integration tests in virtual machines: cgroup v2, systemd, AppArmor
 	bin/vm test
 
-test-vm-short: setup setup-vm vm build standin tools-2.4 bin/integration.test ## the life-cycle table of each host in one of them
+test-vm-short: setup setup-vm vm build deb standin tools-2.4 bin/integration.test ## the life-cycle table of each host in one of them, and the package
 	bin/vm test -short
 
 race: build ## unit tests under the race detector

@@ -1,12 +1,16 @@
 package integration
 
 import (
+	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/cageforge/containerd-shim-nexcage/integration/harness"
 )
 
 // TestSpecSystemd is about linux.cgroupsPath in systemd's form, on hosts that
@@ -14,6 +18,26 @@ import (
 func TestSpecSystemd(t *testing.T) { runRows(t, systemdRows) }
 
 var systemdRuns = need{"systemd", func() bool { return exists("/run/systemd/system") }}
+
+// systemdFindsUs is what it takes to name a process to systemd: pidfds, from 253 on,
+// or a session in the machine's own pid namespace.
+var systemdFindsUs = need{"systemd 253", func() bool {
+	var version int
+	out, err := exec.Command("systemctl", "--version").Output()
+	if err != nil {
+		return false
+	}
+	n, _ := fmt.Sscanf(string(out), "systemd %d", &version)
+	return harness.WholeGuest() || n == 1 && version >= 253
+}}
+
+// noScope is what a shim says that can not have one here.
+func noScope() string {
+	if systemdRuns.has() {
+		return "linux.cgroupsPath: start the systemd unit"
+	}
+	return "is a systemd unit (slice:prefix:name), but systemd is not running"
+}
 
 // scopeOf is the unit of a row's container.
 func scopeOf(x *shown) string { return "cri-" + x.ID + ".scope" }
@@ -27,8 +51,8 @@ func inScope(slice string, change func(*specs.Spec)) func(x *shown, s *specs.Spe
 
 var systemdRows = []row{
 	{
-		name: "scope-of-systemd", flaw: byDesign("names its process by a pid of the tests' own namespace"), fields: []string{"linux.cgroupsPath"}, needs: []need{systemdRuns},
-		lacking: `is a systemd unit (slice:prefix:name), but systemd is not running`,
+		name: "scope-of-systemd", flaw: byDesign("names its process by a pid of the tests' own namespace"), fields: []string{"linux.cgroupsPath"}, needs: []need{systemdRuns, systemdFindsUs},
+		lacking: noScope(),
 		spec: inScope("nexcage-test.slice", func(s *specs.Spec) {
 			limit, pids, shares, quota := int64(64<<20), int64(50), uint64(512), int64(50000)
 			s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}

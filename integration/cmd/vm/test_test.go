@@ -43,16 +43,28 @@ func TestSuiteSaysHostAndContainerdOfItsRows(t *testing.T) {
 	assert.Empty(t, got.failures)
 }
 
-func TestTableNamesWhatWasSkippedAsAWhole(t *testing.T) {
+func TestTableNamesWhatWasSkippedAndWhy(t *testing.T) {
 	got := table{suite: suite{distribution: "trixie"}}
-	got.read(strings.NewReader("--- PASS: TestX/lxc (2.00s)\n--- SKIP: TestY/lxc (0.00s)\n--- FAIL: TestZ (1.00s)\n"))
+	got.read(strings.NewReader(strings.Join([]string{
+		"=== RUN   TestX/lxc",
+		"    x_test.go:7: a remark",
+		"--- PASS: TestX/lxc (2.00s)",
+		"    spec_test.go:7: this machine lacks SELinux",
+		"    --- SKIP: TestX/label (0.00s)",
+		"    spec_test.go:7: this machine lacks SELinux",
+		"--- SKIP: TestY/lxc (0.00s)",
+		"    main_test.go:9: another guest is the node",
+		"--- SKIP: TestNode (0.00s)",
+		"--- FAIL: TestZ (1.00s)",
+	}, "\n")))
 	var out strings.Builder
 	got.print(&out)
 	assert.Equal(t, []string{
 		"distribution  containerd  host    test   passed  skipped  failed  time",
 		"trixie        2.4         native  TestX  1       0        0       2s",
 		"trixie        2.4                 TestZ  0       0        1       1s",
-		"skipped as a whole: trixie 2.4 native TestY",
+		"skipped: trixie: this machine lacks SELinux: TestX/label, TestY/lxc",
+		"skipped: trixie: another guest is the node: 1 tests",
 		"failed: trixie TestZ",
 	}, strings.Split(strings.TrimSpace(out.String()), "\n"))
 }
