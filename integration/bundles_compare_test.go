@@ -199,7 +199,7 @@ var clientCases = []clientCase{
 	}),
 	cri("pod container, read-only, with an emptyDir", func(x *shown, s *specs.Spec) {
 		s.Root.Readonly = true
-		addMount(s, "/cache", "bind", x.dir, "rbind", "rprivate", "rw", "nosuid", "nodev") // which crun takes away otherwise
+		addMount(s, "/cache", "bind", x.dir, "rbind", "rprivate", "rw")
 		addMount(s, "/secret", "bind", x.dir, "rbind", "rprivate", "ro")
 	}),
 }

@@ -64,6 +64,28 @@ var mountRows = []row{
 		},
 	},
 	{
+		name: "bind-with-options-of-its-own", fields: []string{"mounts[].options"},
+		spec: func(x *shown, s *specs.Spec) {
+			restricted := x.restricted()
+			s.Mounts = append(s.Mounts,
+				specs.Mount{Destination: "/rw", Type: "bind", Source: restricted, Options: []string{"bind", "rw"}},
+				specs.Mount{Destination: "/ro", Type: "bind", Source: restricted, Options: []string{"bind", "ro", "nosuid"}})
+		},
+		look: func(x *shown) {
+			assert.Equal(x.t, []string{"rw"}, x.restrictions("/rw"))
+			assert.Equal(x.t, []string{"ro", "nosuid"}, x.restrictions("/ro"))
+		},
+	},
+	{
+		name: "bind-without-options", flaw: upTo("1.21", "keeps nothing of the source"), fields: []string{"mounts[].options"},
+		spec: func(x *shown, s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/plain", Type: "bind", Source: x.restricted(), Options: []string{"bind"}})
+		},
+		look: func(x *shown) {
+			assert.Equal(x.t, []string{"ro", "nosuid", "nodev", "noexec"}, x.restrictions("/plain"))
+		},
+	},
+	{
 		name: "recursive-attributes", fields: []string{"mounts[].options"},
 		spec: func(x *shown, s *specs.Spec) {
 			x.tree()
@@ -157,6 +179,22 @@ func (x *shown) tree() {
 	require.NoError(x.t, os.Mkdir(sub, 0o755))
 	require.NoError(x.t, unix.Mount("tmpfs", sub, "tmpfs", 0, "size=1m"))
 	x.t.Cleanup(func() { assert.NoError(x.t, unix.Unmount(sub, unix.MNT_DETACH)) })
+}
+
+// restricted is a directory whose mount forbids as much as it can.
+func (x *shown) restricted() string {
+	x.tree()
+	sub := filepath.Join(x.dir, "sub")
+	const all = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	require.NoError(x.t, unix.Mount("", sub, "", unix.MS_BIND|unix.MS_REMOUNT|all, ""))
+	return sub
+}
+
+// restrictions are the options of a mount that restricted is about.
+func (x *shown) restrictions(path string) []string {
+	return slices.DeleteFunc(slices.Clone(x.mountAt(path).options), func(o string) bool {
+		return !slices.Contains([]string{"ro", "rw", "nosuid", "nodev", "noexec"}, o)
+	})
 }
 
 // attributeRows has rows for each attribute of a mount: what mountinfo shows

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 func translateMounts(in input, p *Plan) error {
@@ -71,6 +72,9 @@ func (in input) kindOf(path string, t *Mount, m specs.Mount, o parsedOptions) er
 		t.Kind, t.Data = MountRemount, o.reconfigureData()
 	case o.bind || m.Type == "bind":
 		t.Kind, t.Recursive = MountBind, o.rbind
+		if t.Set|t.Clear != 0 {
+			t.Drop = inherited &^ (t.Set | t.Clear)
+		}
 		return in.bindMount(path, t, m, o)
 	case m.Type == "" || m.Type == "none":
 		return invalid(path+".type", m.Type, "is not a file system, and options have no bind, rbind or remount")
@@ -87,6 +91,10 @@ func (in input) kindOf(path string, t *Mount, m specs.Mount, o parsedOptions) er
 	t.TmpCopyUp = o.copyUp
 	return nil
 }
+
+// inherited are the attributes that a bind mount has from what it shows. Those of
+// access times stay unless an option is about them, as with mount(2).
+const inherited = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 
 // bindMount refuses options of the file system: the kernel would ignore them
 // without a word.

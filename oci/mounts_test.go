@@ -120,6 +120,31 @@ func TestMountAttributes(t *testing.T) {
 	}
 }
 
+// What a bind mount shows has attributes of its own: an option about any of them
+// is about all.
+func TestABindMountDropsAttributesOfItsSource(t *testing.T) {
+	const ro, nosuid, nodev, noexec = unix.MOUNT_ATTR_RDONLY, unix.MOUNT_ATTR_NOSUID, unix.MOUNT_ATTR_NODEV, unix.MOUNT_ATTR_NOEXEC
+	for _, c := range []struct {
+		name    string
+		options []string
+		drop    uint64
+	}{
+		{"no option", nil, 0},
+		{"propagation", []string{"rslave"}, 0},
+		{"set", []string{"ro"}, nosuid | nodev | noexec},
+		{"cleared", []string{"rw"}, nosuid | nodev | noexec},
+		{"both", []string{"nosuid", "exec"}, ro | nodev},
+		{"access times", []string{"noatime"}, ro | nosuid | nodev | noexec},
+		{"of a tree", []string{"rro"}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			assert.Equal(t, c.drop, translate(t, mounts(bind(c.options...))).Mounts[0].Drop)
+		})
+	}
+	assert.Zero(t, translate(t, mounts(bind("remount", "ro"))).Mounts[0].Drop)
+	assert.Zero(t, translate(t, mounts(tmpfs("ro"))).Mounts[0].Drop)
+}
+
 // Every option of the runtime-spec's table has a meaning of its own: none is
 // taken for one of the file system.
 func TestEveryMountOptionOfTheSpecIsKnown(t *testing.T) {

@@ -130,6 +130,10 @@ type Mount struct {
 	// itself, RecSet and RecClear (rro, rnosuid, ...) for the whole tree.
 	Set, Clear       uint64
 	RecSet, RecClear uint64
+	// Drop is what a bind mount does not keep of the mount that it shows, if
+	// the kernel lets that be cleared: once an option is about one attribute,
+	// those that have none do not hold, as with runc.
+	Drop uint64
 
 	// Propagation in the order given, each MS_PRIVATE, MS_SLAVE, MS_SHARED
 	// or MS_UNBINDABLE, with MS_REC if recursive.

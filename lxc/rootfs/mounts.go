@@ -225,7 +225,11 @@ func (b *builder) adjust(tree handle, m *oci.Mount) error {
 	case oci.MountProc: // LXC's own are not asked for
 		return setAttr(tree, m.Set|m.RecSet, everyAttr, false)
 	}
-	if err := setAttr(tree, m.Set&^late, m.Clear, false); err != nil {
+	err := setAttr(tree, m.Set&^late, m.Clear|m.Drop, false)
+	if m.Drop != 0 && errors.Is(err, unix.EPERM) { // locked: the shim is in a user namespace itself
+		err = setAttr(tree, m.Set&^late, m.Clear, false)
+	}
+	if err != nil {
 		return err
 	}
 	return setAttr(tree, m.RecSet&^late, m.RecClear, true)
