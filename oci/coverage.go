@@ -117,7 +117,7 @@ var resourceCoverage = []Coverage{
 	{"linux.resources.memory.disableOOMKiller", Outside, "memory.oom_control; none"},
 	{"linux.resources.memory.useHierarchy", Outside, "memory.use_hierarchy; always so"},
 	{"linux.resources.memory.checkBeforeUpdate", Outside, "a limit below the usage is refused"},
-	{"linux.resources.cpu.shares", Outside, "cpu.shares; cpu.weight, by the curve of runc and crun"},
+	{"linux.resources.cpu.shares", Outside, "cpu.shares, from 2 to 262144; cpu.weight, by the curve of runc and crun"},
 	{"linux.resources.cpu.quota", Outside, "cpu.cfs_quota_us; cpu.max"},
 	{"linux.resources.cpu.burst", Outside, "cpu.cfs_burst_us; cpu.max.burst"},
 	{"linux.resources.cpu.period", Outside, "cpu.cfs_period_us; cpu.max"},

@@ -84,7 +84,6 @@ func checkMemory(path string, r *specs.LinuxResources) error {
 
 // Bounds of the CPU controllers (kernel/sched/core.c), times in microseconds.
 const (
-	minShares, maxShares = 2, 1 << 18
 	minQuota             = 1000
 	minPeriod, maxPeriod = 1000, 1000000
 )
@@ -96,9 +95,7 @@ func checkCPU(path string, r *specs.LinuxResources) error {
 	}
 	path += ".cpu"
 	quota := value(c.Quota)
-	switch shares, period := value(c.Shares), value(c.Period); {
-	case shares != 0 && (shares < minShares || shares > maxShares):
-		return invalid(path+".shares", shares, "is not between %d and %d", minShares, maxShares)
+	switch period := value(c.Period); {
 	case quota < -1 || quota > 0 && quota < minQuota:
 		return invalid(path+".quota", quota, "is neither %d microseconds or more nor -1, for no limit", minQuota)
 	case period != 0 && (period < minPeriod || period > maxPeriod):

@@ -75,8 +75,6 @@ func TestResourcesThatAreRefused(t *testing.T) {
 			"linux.resources.memory.swap: 1 needs a memory.limit: it is the limit of memory and swap together", nil,
 		},
 		{"swappiness", memory(specs.LinuxMemory{Swappiness: ptr(uint64(101))}), "linux.resources.memory.swappiness: 101 is not between 0 and 100", nil},
-		{"few shares", cpu(specs.LinuxCPU{Shares: ptr(uint64(1))}), "linux.resources.cpu.shares: 1 is not between 2 and 262144", nil},
-		{"many shares", cpu(specs.LinuxCPU{Shares: ptr(uint64(262145))}), "linux.resources.cpu.shares: 262145 is not between 2 and 262144", nil},
 		{"quota", cpu(specs.LinuxCPU{Quota: ptr(int64(999))}), "linux.resources.cpu.quota: 999 is neither 1000 microseconds or more nor -1, for no limit", nil},
 		{"negative quota", cpu(specs.LinuxCPU{Quota: ptr(int64(-2))}), "linux.resources.cpu.quota: -2 is neither 1000 microseconds or more nor -1, for no limit", nil},
 		{"period", cpu(specs.LinuxCPU{Period: ptr(uint64(1000001))}), "linux.resources.cpu.period: 1000001 is not between 1000 and 1000000 microseconds", nil},
@@ -154,7 +152,7 @@ func TestResourcesOfAnUpdate(t *testing.T) {
 	require.NoError(t, err, "the limit may be there already")
 	assert.Equal(t, int64(5), *r.Memory.Swap)
 	for in, want := range map[string]string{
-		`{"cpu": {"shares": 1}}`:      "linux.resources.cpu.shares: 1 is not between 2 and 262144",
+		`{"cpu": {"quota": 999}}`:     "linux.resources.cpu.quota: 999 is neither 1000 microseconds or more nor -1, for no limit",
 		`{"cpu": {"shares": "many"}}`: "linux.resources.cpu.shares: a JSON string can not be a uint64",
 	} {
 		_, err := ParseResources([]byte(in))

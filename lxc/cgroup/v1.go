@@ -55,6 +55,9 @@ func (t *table) v1(r *specs.LinuxResources) ([]setting, error) {
 		t.memoryV1(r.Memory)
 	}
 	if r.CPU != nil {
+		if err := checkShares(value(r.CPU.Shares)); err != nil {
+			return nil, err
+		}
 		t.cpuV1(r.CPU)
 	}
 	t.pids(r.Pids)
@@ -104,6 +107,16 @@ func (t *table) flag(property, file string, v *bool) {
 		return
 	}
 	t.add(property, "memory", file, want)
+}
+
+// checkShares refuses what the kernel would change without a word, as runc does
+// (kernel/sched/core.c). What v2 has instead is a weight: there the nearest is taken.
+func checkShares(shares uint64) error {
+	const least, most = 2, 1 << 18
+	if shares != 0 && (shares < least || shares > most) {
+		return fmt.Errorf("linux.resources.cpu.shares: %d: is not between %d and %d: %w", shares, least, most, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 func (t *table) cpuV1(c *specs.LinuxCPU) {

@@ -123,6 +123,10 @@ func TestV1WhatCannotBeSetIsNamed(t *testing.T) {
 		"no such device": {specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{
 			{LinuxBlockIODevice: device(4095, 1), Rate: 1}}}},
 			"linux.resources.blockIO.throttleReadBpsDevice[0]: 4095:1 1: ", errdefs.ErrInvalidArgument},
+		"few shares": {specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr[uint64](1)}},
+			"linux.resources.cpu.shares: 1: is not between 2 and 262144", errdefs.ErrInvalidArgument},
+		"many shares": {specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr[uint64](1<<18 + 1)}},
+			"linux.resources.cpu.shares: 262145: is not between 2 and 262144", errdefs.ErrInvalidArgument},
 		"no such CPU": {specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4000"}},
 			"linux.resources.cpu.cpus: 4000: ", errdefs.ErrInvalidArgument},
 		"kernel memory": {specs.LinuxResources{Memory: &specs.LinuxMemory{Kernel: ptr[int64](1 << 20)}},

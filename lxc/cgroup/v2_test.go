@@ -33,6 +33,8 @@ func TestV2Translation(t *testing.T) {
 		"swap unlimited":   {resources: memory(specs.LinuxMemory{Limit: ptr[int64](1000), Swap: ptr[int64](-1)}), want: []string{"?memory.swap.max=max", "memory.max=1000"}},
 		"swap alone":       {resources: memory(specs.LinuxMemory{Limit: ptr[int64](-1), Swap: ptr[int64](1500)}), want: []string{"memory.swap.max=1500", "memory.max=max"}},
 		"zeros":            {resources: memory(specs.LinuxMemory{Limit: ptr[int64](0), Swap: ptr[int64](0), Kernel: ptr[int64](-1), DisableOOMKiller: ptr(false), UseHierarchy: ptr(true)})},
+		"few shares":       {resources: cpu(specs.LinuxCPU{Shares: ptr[uint64](1)}), want: []string{"cpu.weight=1"}},
+		"many shares":      {resources: cpu(specs.LinuxCPU{Shares: ptr[uint64](1 << 20)}), want: []string{"cpu.weight=10000"}},
 		"least shares":     {resources: cpu(specs.LinuxCPU{Shares: ptr[uint64](2)}), want: []string{"cpu.weight=1"}},
 		"default shares":   {resources: cpu(specs.LinuxCPU{Shares: ptr[uint64](1024)}), want: []string{"cpu.weight=100"}},
 		"most shares":      {resources: cpu(specs.LinuxCPU{Shares: ptr[uint64](262144)}), want: []string{"cpu.weight=10000"}},
