@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"regexp"
@@ -98,20 +99,25 @@ func (t *table) add(other table) {
 // hosts are what the runtimes of the tests stand for.
 var hosts = map[string]string{"lxc": "native", "lxc-userns": "native", "crun": "crun", "runc-shim": "reference"}
 
-// row finds the row of a test, which is named Test/RUNTIME/CONTAINERD/part, or
-// without some of these: then the suite says them.
+// versions are those of containerd, newest first.
+var versions = []string{"2.4", "1.7", "1.6"}
+
+// row finds the row of a test, which is named Test/RUNTIME/CONTAINERD/part, in
+// another order, or without some of these: then it is the suite's, or plain LXC
+// under the newest.
 func (t *table) row(name string) *row {
-	part := append(strings.Split(name, "/"), "", "")
+	part := strings.Split(name, "/")
 	want := row{distribution: t.suite.distribution, test: part[0], host: t.suite.host, containerd: t.suite.containerd}
-	if want.host == "" {
-		want.host = hosts[part[1]]
+	for _, p := range part[1:min(len(part), 3)] {
+		if t.suite.host == "" && want.host == "" {
+			want.host = hosts[p]
+		}
+		if slices.Contains(versions, p) {
+			want.containerd = p
+		}
 	}
-	if want.containerd == "" {
-		want.containerd = "2.4"
-	}
-	if v := part[2]; v == "1.7" || v == "1.6" {
-		want.containerd = v
-	}
+	want.host = cmp.Or(want.host, "native")
+	want.containerd = cmp.Or(want.containerd, versions[0])
 	for _, r := range t.rows {
 		if r.distribution == want.distribution && r.test == want.test && r.host == want.host && r.containerd == want.containerd {
 			return r

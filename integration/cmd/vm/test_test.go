@@ -20,6 +20,7 @@ func TestResultsAreCountedByHostAndContainerd(t *testing.T) {
 		"\x16--- PASS: TestMany/crun (1.00s)",
 		"\x16--- PASS: TestMany (1.00s)",
 		"\x16--- PASS: TestPlain (1.00s)",
+		"\x16--- PASS: TestOther/1.7/crun (1.00s)",
 		"",
 	}, "\n")))
 	var rows []row
@@ -30,7 +31,8 @@ func TestResultsAreCountedByHostAndContainerd(t *testing.T) {
 		{distribution: "trixie", containerd: "2.4", host: "native", test: "TestLifecycle", passed: 1, failed: 1, seconds: 2},
 		{distribution: "trixie", containerd: "1.6", host: "native", test: "TestLifecycle", skipped: 1},
 		{distribution: "trixie", containerd: "2.4", host: "crun", test: "TestMany", passed: 1, seconds: 1},
-		{distribution: "trixie", containerd: "2.4", test: "TestPlain", passed: 1, seconds: 1},
+		{distribution: "trixie", containerd: "2.4", host: "native", test: "TestPlain", passed: 1, seconds: 1},
+		{distribution: "trixie", containerd: "1.7", host: "crun", test: "TestOther", passed: 1, seconds: 1},
 	}, rows)
 	assert.Contains(t, got.failures, "trixie TestLifecycle/lxc/2.4/exit-1")
 }
@@ -61,8 +63,8 @@ func TestTableNamesWhatWasSkippedAndWhy(t *testing.T) {
 	got.print(&out)
 	assert.Equal(t, []string{
 		"distribution  containerd  host    test   passed  skipped  failed  time",
-		"trixie        2.4         native  TestX  1       0        0       2s",
-		"trixie        2.4                 TestZ  0       0        1       1s",
+		"trixie        2.4         native  TestX  1       1        0       2s",
+		"trixie        2.4         native  TestZ  0       0        1       1s",
 		"skipped: trixie: this machine lacks SELinux: TestX/label, TestY/lxc",
 		"skipped: trixie: another guest is the node: 1 tests",
 		"failed: trixie TestZ",
