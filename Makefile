@@ -188,7 +188,9 @@ install: build ## install into DESTDIR and PREFIX
 	install -D -m 0755 $(BIN)/containerd-shim-nexcage-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-nexcage-v2
 	install -D -m 0755 $(BIN)/nexcage-init $(DESTDIR)$(PREFIX)/libexec/nexcage/nexcage-init
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/systemd/*
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/nexcage README.md CHANGELOG.md LICENSE packaging/config.toml docs/*.md
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 packaging/*.8
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/nexcage README.md CHANGELOG.md LICENSE packaging/config.toml
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/nexcage/docs docs/*.md
 
 deb: build ## the Debian package, into bin/ (GOARCH=arm64: bin/linux-arm64/)
 	@rm -f $(BIN)/nexcage_*.deb

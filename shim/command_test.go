@@ -1,6 +1,8 @@
 package shim
 
 import (
+	"flag"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -46,6 +48,18 @@ func TestCommandLinesOfContainerd(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, tc.want, *got)
 		})
+	}
+}
+
+func TestHelpNamesWhatOperatorsRun(t *testing.T) {
+	_, err := parse([]string{"-h"})
+	assert.ErrorIs(t, err, flag.ErrHelp)
+	var out strings.Builder
+	f := flag.NewFlagSet("containerd-shim-nexcage-v2", flag.ContinueOnError)
+	f.SetOutput(&out)
+	usage(f)
+	for _, want := range []string{"containerd-shim-nexcage-v2 gc [-templates]", "containerd-shim-nexcage-v2 templates"} {
+		assert.Contains(t, out.String(), want)
 	}
 }
 

@@ -58,6 +58,9 @@ func Main() int {
 	if err == nil {
 		err = c.run(context.Background())
 	}
+	if errors.Is(err, flag.ErrHelp) {
+		return 0 // it has been printed
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %s\n", Name, err)
 		return 1
@@ -74,12 +77,13 @@ func parse(args []string) (*command, error) {
 	f.StringVar(&c.bundle, "bundle", "", "bundle directory, if it is not the working directory")
 	f.StringVar(&c.socket, "socket", "", "socket to serve; descriptor 3 if empty")
 	f.BoolVar(&c.debug, "debug", false, "log at debug level")
-	f.BoolVar(&c.version, "v", false, "")
+	f.BoolVar(&c.version, "v", false, "print the version")
 	f.BoolVar(&c.version, "version", false, "print the version")
 	f.BoolVar(&c.info, "info", false, "read runtime options from stdin, write the runtime's features to stdout (protobuf)")
 	// containerd gives them still.
 	f.String("publish-binary", "", "ignored: events go to TTRPC_ADDRESS")
 	f.String("debug-socket", "", "ignored")
+	f.Usage = func() { usage(f) }
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
@@ -90,6 +94,19 @@ func parse(args []string) (*command, error) {
 	g := flag.NewFlagSet("gc", flag.ContinueOnError)
 	g.BoolVar(&c.unused, "templates", false, "remove templates that no container uses, whatever their age")
 	return c, g.Parse(f.Args()[1:])
+}
+
+func usage(f *flag.FlagSet) {
+	fmt.Fprintf(f.Output(), `The containerd runtime %s. For operators:
+
+  %[2]s gc [-templates]   remove what containers have left on this Proxmox VE node
+  %[2]s templates         list the templates of images on it
+  %[2]s -version
+
+containerd runs it with -namespace, -id and the verb start or delete. All flags:
+
+`, Name, f.Name())
+	f.PrintDefaults()
 }
 
 func (c *command) run(ctx context.Context) error {
