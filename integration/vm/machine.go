@@ -98,7 +98,7 @@ func arguments(img Image, disk, console string, o Options) []string {
 	if o.MemoryMB == 0 {
 		o.MemoryMB = 2048
 	}
-	append := "root=/dev/vda rw console=ttyS0 panic=-1 mitigations=off net.ifnames=0 apparmor=1 security=apparmor " +
+	append := "root=/dev/vda rw console=ttyS0 panic=-1 maxcpus=1 mitigations=off net.ifnames=0 apparmor=1 security=apparmor " +
 		"systemd.show_status=0 systemd.log_level=warning loglevel=4"
 	return []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none",

@@ -156,11 +156,20 @@ func (t *table) run(ctx context.Context, s settings) (state string, err error) {
 	cmd.Stdout, cmd.Stderr = w, w
 	begin := time.Now()
 	code, err := m.Run(ctx, cmd)
+	if err != nil { // a kernel that panics says why there
+		err = fmt.Errorf("%w; the end of its console:\n%s", err, tail(m.Console(), 60))
+	}
 	err = errors.Join(err, w.Close())
 	<-parsed
 	t.end(code)
 	fmt.Printf("%s: exit code %d after %s; the whole output is in %s\n", t.suite.name(), code, time.Since(begin).Round(time.Second), log.Name())
 	return state, err
+}
+
+// tail returns the last lines of a text.
+func tail(text string, lines int) string {
+	all := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
 // describe is what of the guest makes it what it is.
@@ -174,7 +183,7 @@ func describe(ctx context.Context, c *vm.Client, distribution string) (string, e
 }
 
 const describeScript = `set -e
-echo "Linux $(uname -r)"
+echo "Linux $(uname -r), $(nproc) CPUs"
 echo "LXC $(lxc-start --version)"
 crun --version | head -1
 echo "containerd $(containerd --version | cut -d' ' -f3)"
