@@ -91,6 +91,11 @@ func TestASuiteThatShowsNothingHasFailed(t *testing.T) {
 	}
 }
 
+func TestTheEndOfAConsoleIsShown(t *testing.T) {
+	assert.Equal(t, "b\nc", tail("a\nb\nc\n", 2))
+	assert.Equal(t, "a", tail("a\n", 2))
+}
+
 func TestSuitesAreChosen(t *testing.T) {
 	names := func(s settings) (names []string) {
 		for _, one := range suites(s, nil) {
