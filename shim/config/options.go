@@ -19,7 +19,8 @@ import (
 // config_path names another one, which must exist; without it config_body is
 // the text. containerd.runc.v1.Options, which containerd's CRI plugin sends to
 // every runtime for a pod with a user namespace, change nothing here and are
-// returned as they are; without them the second result is nil.
+// returned as they are, as is in their form what clients of containerd 1.6 and 1.7 send
+// for such a container (legacyOptions); without them the second result is nil.
 func FromOptions(any typeurl.Any) (*Config, *options.Options, error) {
 	return fromOptions(any, DefaultPath)
 }
@@ -28,6 +29,14 @@ func fromOptions(any typeurl.Any, path string) (*Config, *options.Options, error
 	if any == nil || any.GetTypeUrl() == "" {
 		c, err := Load(path)
 		return c, nil, err
+	}
+	if isLegacy(any.GetTypeUrl()) {
+		runc, err := fromLegacy(any.GetValue())
+		if err != nil {
+			return nil, nil, err
+		}
+		c, err := Load(path)
+		return c, runc, err
 	}
 	v, err := typeurl.UnmarshalAny(any)
 	if err != nil && !errdefs.IsNotFound(err) {

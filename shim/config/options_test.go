@@ -55,6 +55,31 @@ func TestRuncOptionsComeWithTheFile(t *testing.T) {
 	}
 }
 
+// The bytes are what clients of containerd 1.7 send.
+func TestLegacyOptionsAreRuncOptions(t *testing.T) {
+	file := write(t, "state_dir = '/file'")
+	for name, tt := range map[string]struct {
+		value []byte
+		want  *options.Options
+	}{
+		"empty":         {nil, &options.Options{}},
+		"owner":         {[]byte{0x50, 0xe0, 0xa7, 0x12, 0x58, 0x80, 0xb5, 0x18}, &options.Options{IoUid: 300000, IoGid: 400000}},
+		"no pivot_root": {[]byte{0x08, 0x01, 0x40, 0x01}, &options.Options{NoPivotRoot: true, NoNewKeyring: true}},
+		"strings": {[]byte{0x4a, 0x01, 'c', 0x62, 0x01, 'w', 0x6a, 0x01, 'i'},
+			&options.Options{ShimCgroup: "c", CriuWorkPath: "w", CriuImagePath: "i"}},
+		"not set": {[]byte{0x10, 0x00, 0x3a, 0x00}, &options.Options{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, url := range []string{legacyOptions, "types.containerd.io/" + legacyOptions} {
+				c, runc, err := fromOptions(&anypb.Any{TypeUrl: url, Value: tt.value}, file)
+				require.NoError(t, err)
+				assert.Equal(t, "/file", c.StateDir)
+				assert.True(t, proto.Equal(tt.want, runc), "%v", runc)
+			}
+		})
+	}
+}
+
 func TestOptionsThatCannotBeUsedAreRefused(t *testing.T) {
 	none := filepath.Join(t.TempDir(), "none.toml")
 	for name, tt := range map[string]struct {
@@ -64,6 +89,11 @@ func TestOptionsThatCannotBeUsedAreRefused(t *testing.T) {
 		"unknown type":      {&anypb.Any{TypeUrl: "kata.Options"}, "kata.Options"},
 		"known, other type": {message(t, "google.protobuf.Any", &anypb.Any{}), "google.protobuf.Any"},
 		"malformed":         {&anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xff}}, "runtimeoptions.v1.Options"},
+		"legacy, open_tcp":  {&anypb.Any{TypeUrl: legacyOptions, Value: []byte{0x10, 0x01}}, "open_tcp is not understood"},
+		"legacy, namespace": {&anypb.Any{TypeUrl: legacyOptions, Value: []byte{0x32, 0x01, 'n'}}, "empty_namespaces is not understood"},
+		"legacy, unknown":   {&anypb.Any{TypeUrl: legacyOptions, Value: []byte{0x78, 0x01}}, "field 15 is not understood"},
+		"legacy, cut off":   {&anypb.Any{TypeUrl: legacyOptions, Value: []byte{0x50, 0x80}}, legacyOptions},
+		"legacy, malformed": {&anypb.Any{TypeUrl: legacyOptions, Value: []byte{0x55, 0, 0, 0, 0}}, legacyOptions},
 		"missing file":      {message(t, "runtimeoptions.v1.Options", &runtimeoptions.Options{ConfigPath: none}), none},
 		"relative file":     {message(t, "runtimeoptions.v1.Options", &runtimeoptions.Options{ConfigPath: "x.toml"}), `config_path "x.toml" is not absolute`},
 		"unknown key in the body": {message(t, "runtimeoptions.v1.Options", &runtimeoptions.Options{ConfigBody: []byte("SystemdCgroup = true")}),
