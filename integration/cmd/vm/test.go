@@ -53,7 +53,7 @@ var (
 	}
 	shortSuites = []suite{
 		{distribution: "trixie", pattern: "^TestLifecycle$/^lxc$/^2.4$|^TestLifecycle$/^crun$/^2.4$/" + few, timeout: 15 * time.Minute},
-		{distribution: "trixie", host: pve, containerd: "1.7", pattern: "^TestLifecycleOnProxmox$|^TestSystemdRuns", timeout: 25 * time.Minute},
+		{distribution: "trixie", host: pve, containerd: "1.7", pattern: "^TestLifecycleOnProxmox$|^TestSystemdRuns|^TestPackage$", timeout: 25 * time.Minute},
 	}
 )
 
