@@ -16,7 +16,8 @@ REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 MODULE      := github.com/cageforge/containerd-shim-nexcage
 # Static and stripped: a container starts this program twice, and each
 # megabyte of it costs. no_grpc leaves out what only ttrpc's rival needs.
-SHIM_FLAGS  := -tags no_grpc -ldflags '-s -w -X $(MODULE)/shim.Version=$(VERSION) -X $(MODULE)/shim.Revision=$(REVISION)'
+SHIM_TAGS   := -tags no_grpc
+SHIM_FLAGS  := $(SHIM_TAGS) -ldflags '-s -w -X $(MODULE)/shim.Version=$(VERSION) -X $(MODULE)/shim.Revision=$(REVISION)'
 # containerd's own shim, as its releases are built: what we are measured with.
 RUNC_FLAGS  := -tags no_grpc -ldflags '-s -w'
 
@@ -196,7 +197,7 @@ deb: build ## the Debian package, into bin/ (GOARCH=arm64: bin/linux-arm64/)
 	@rm -f $(BIN)/nexcage_*.deb
 	set -e; tree=$$(mktemp -d); trap 'rm -rf "$$tree"' EXIT; chmod 0755 "$$tree"; \
 		$(MAKE) install DESTDIR="$$tree" PREFIX=/usr GOARCH=$(GOARCH); \
-		GO=$(GO) packaging/licenses $(firstword $(SHIM_FLAGS)) $(word 2,$(SHIM_FLAGS)) > "$$tree/usr/share/doc/nexcage/licenses"; \
+		GOARCH=$(GOARCH) GO=$(GO) packaging/licenses $(SHIM_TAGS) > "$$tree/usr/share/doc/nexcage/licenses"; \
 		SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null) packaging/deb/build "$$tree" $(GOARCH) "$(VERSION)" $(BIN)
 
 clean: ## remove what was built

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -26,8 +25,8 @@ func TestPackage(t *testing.T) {
 	noGuestLeft(t)
 	linkTools(t, w.Node.Sbin)
 	deb := packageFile(t)
-	t.Cleanup(func() { dpkg(t, "--purge", "nexcage") })
-	dpkg(t, "--install", deb)
+	t.Cleanup(func() { run(t, "dpkg", "--purge", "nexcage") })
+	run(t, "dpkg", "--install", deb)
 	startContainerd(t)
 
 	out, code := runOnce(t, "package-exits", "sh", "-c", "echo out; exit 7")
@@ -39,12 +38,12 @@ func TestPackage(t *testing.T) {
 
 	assert.Equal(t, "enabled", unitProperty(t, "nexcage-gc.timer", "UnitFileState"))
 	assert.Equal(t, "active", unitProperty(t, "nexcage-gc.timer", "ActiveState"))
-	command(t, "systemctl", "start", "nexcage-gc.service")
+	run(t, "systemctl", "start", "nexcage-gc.service")
 	assert.Equal(t, "success", unitProperty(t, "nexcage-gc.service", "Result"))
 	assert.Equal(t, "yes", unitProperty(t, "nexcage-gc.service", "ConditionResult"))
 
 	upgradeKeepsSettings(t, deb)
-	assert.Equal(t, "here\n", command(t, "ctr", "task", "exec", "--exec-id", "e", "package-ct", "echo", "here"))
+	assert.Equal(t, "here\n", run(t, "ctr", "task", "exec", "--exec-id", "e", "package-ct", "echo", "here"))
 	endInSystem(t, "package-ct")
 	assert.Empty(t, guests(t))
 	removeLeavesNothing(t)
@@ -55,8 +54,8 @@ func TestPackage(t *testing.T) {
 func upgradeKeepsSettings(t *testing.T, deb string) {
 	const settings = "[routing]\ndefault_backend = \"crun\"\n"
 	require.NoError(t, os.WriteFile("/etc/nexcage/config.toml", []byte(settings), 0o644))
-	command(t, "systemctl", "disable", "--now", "nexcage-gc.timer")
-	dpkg(t, "--install", deb)
+	run(t, "systemctl", "disable", "--now", "nexcage-gc.timer")
+	run(t, "dpkg", "--install", deb)
 	assert.Equal(t, settings, content(t, "/etc/nexcage/config.toml"))
 	assert.Equal(t, "disabled", unitProperty(t, "nexcage-gc.timer", "UnitFileState"))
 	assert.Equal(t, "crun", runsInSystem(t, "package-crun").Backend)
@@ -64,12 +63,12 @@ func upgradeKeepsSettings(t *testing.T, deb string) {
 }
 
 func removeLeavesNothing(t *testing.T) {
-	files := strings.Fields(command(t, "dpkg", "--listfiles", "nexcage"))
+	files := strings.Fields(run(t, "dpkg", "--listfiles", "nexcage"))
 	require.Contains(t, files, "/usr/bin/containerd-shim-nexcage-v2")
-	dpkg(t, "--remove", "nexcage")
+	run(t, "dpkg", "--remove", "nexcage")
 	assert.NoFileExists(t, "/usr/bin/containerd-shim-nexcage-v2")
 	assert.FileExists(t, "/etc/nexcage/config.toml", "until it is purged")
-	dpkg(t, "--purge", "nexcage")
+	run(t, "dpkg", "--purge", "nexcage")
 	for _, f := range files {
 		if strings.Contains(f, "nexcage") {
 			assert.NoFileExists(t, f)
@@ -102,8 +101,8 @@ func packageFile(t *testing.T) string {
 // startContainerd starts the distribution's, with the default image.
 func startContainerd(t *testing.T) {
 	t.Helper()
-	t.Cleanup(func() { command(t, "systemctl", "stop", "containerd.service") })
-	command(t, "systemctl", "start", "containerd.service")
+	t.Cleanup(func() { run(t, "systemctl", "stop", "containerd.service") })
+	run(t, "systemctl", "start", "containerd.service")
 	images, err := image.All(harness.Outside(), harness.Observer())
 	require.NoError(t, err)
 	for _, i := range images {
@@ -114,7 +113,7 @@ func startContainerd(t *testing.T) {
 		require.NoError(t, err)
 		path := filepath.Join(t.TempDir(), "image.tar")
 		require.NoError(t, os.WriteFile(path, archive, 0o600))
-		command(t, "ctr", "images", "import", path)
+		run(t, "ctr", "images", "import", path)
 	}
 }
 
@@ -133,8 +132,8 @@ type recorded struct {
 // runsInSystem starts a container that stays, and reads its record.
 func runsInSystem(t *testing.T, id string) (st recorded) {
 	t.Helper()
-	t.Cleanup(func() { command(t, "ctr", "container", "delete", id) })
-	command(t, "ctr", append([]string{"run", "--detach", "--runtime", harness.LXC().Type, harness.Image, id}, forever...)...)
+	t.Cleanup(func() { run(t, "ctr", "container", "delete", id) })
+	run(t, append([]string{"ctr", "run", "--detach", "--runtime", harness.LXC().Type, harness.Image, id}, forever...)...)
 	require.NoError(t, json.Unmarshal([]byte(content(t, filepath.Join("/run/nexcage/default", id, "state.json"))), &st))
 	return st
 }
@@ -142,20 +141,5 @@ func runsInSystem(t *testing.T, id string) (st recorded) {
 // endInSystem kills the container's task, and deletes it.
 func endInSystem(t *testing.T, id string) {
 	t.Helper()
-	command(t, "ctr", "task", "delete", "--force", id)
-}
-
-func dpkg(t *testing.T, args ...string) {
-	t.Helper()
-	command(t, "dpkg", args...)
-}
-
-// command runs a program of the guest's, which must succeed.
-func command(t *testing.T, name string, args ...string) string {
-	t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s %s: %s", name, strconv.Quote(strings.Join(args, " ")), out)
-	return string(out)
+	run(t, "ctr", "task", "delete", "--force", id)
 }

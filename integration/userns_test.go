@@ -24,15 +24,21 @@ import (
 // ids for that many containers. Their snapshots are on the session's tmpfs, which
 // has to be idmapped.
 func onEachHost(t *testing.T, ranges int, f func(t *testing.T, w *place)) {
-	if why := lacks([]need{kernel(6, 3)}); why != "" {
-		t.Skipf("this machine lacks %s, which idmaps a tmpfs", why)
-	}
+	needsIDMappedTmpfs(t)
 	for name, open := range map[string]func(*testing.T) *place{"native": newestWorld, "proxmox": proxmox} {
 		t.Run(name, func(t *testing.T) {
 			w := open(t)
 			require.NoError(t, harness.GiveIDs(ranges))
 			f(t, w)
 		})
+	}
+}
+
+// needsIDMappedTmpfs skips what has the images' layers on the session's tmpfs.
+func needsIDMappedTmpfs(t *testing.T) {
+	t.Helper()
+	if why := lacks([]need{kernel(6, 3)}); why != "" {
+		t.Skipf("this machine lacks %s, which idmaps a tmpfs", why)
 	}
 }
 
@@ -288,9 +294,7 @@ func TestCtrUserNamespace(t *testing.T) {
 	onEachHost(t, 4, ctrUserNamespace)
 	for _, v := range harness.Versions[1:] { // whose clients send other options
 		t.Run(v.Name, func(t *testing.T) {
-			if why := lacks([]need{kernel(6, 3)}); why != "" {
-				t.Skipf("this machine lacks %s, which idmaps a tmpfs", why)
-			}
+			needsIDMappedTmpfs(t)
 			w := world(t, v.Name)
 			require.NoError(t, harness.GiveIDs(4))
 			ctrUserNamespace(t, w)

@@ -110,9 +110,9 @@ func (s *Service) Create(ctx context.Context, r *task.CreateTaskRequest) (*task.
 	resp, err := s.TTRPCTaskService.Create(ctx, inner)
 	if err != nil {
 		removeCgroup(ctx, cgroup)
-	}
-	if err != nil && e.forgetsPoststop() {
-		b.poststop(ctx, r.ID, opts.Root)
+		if e.forgetsPoststop() {
+			b.poststop(ctx, r.ID, opts.Root)
+		}
 	}
 	return resp, err
 }

@@ -49,6 +49,7 @@ func (t *table) read(r io.Reader) {
 		}
 		if n, _ := fmt.Sscanf(line, "--- %4s: %s (%fs)", &result, &name, &seconds); n == 3 {
 			t.result(result, name, seconds)
+			t.said = ""
 			fmt.Printf("%s %s %s %.1fs\n", t.suite.name(), result, name, seconds)
 		}
 		if err != nil {
