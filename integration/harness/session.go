@@ -221,7 +221,23 @@ func private(dir string) error {
 	if err := privateEtc(filepath.Join(dir, "etc")); err != nil {
 		return err
 	}
+	if err := privateBin(filepath.Join(dir, "bin")); err != nil {
+		return err
+	}
 	return hideUnified()
+}
+
+// privateBin binds the programs to where the root of a user namespace finds
+// the helper, as it does where that is installed: a checkout may be below a
+// directory of root's alone, as /root is.
+func privateBin(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(Bin(), dir, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", Bin(), err)
+	}
+	return os.Setenv("NEXCAGE_BIN", dir)
 }
 
 // privateRun replaces /run by a tmpfs into which the host's entries are bound.
